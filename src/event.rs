@@ -1,0 +1,227 @@
+//! What happens, as data: every part of devenv says what it does by sending [`Event`]s into one channel, and one
+//! reporter ([`crate::report`]) prints them. Nothing here prints, and nothing that works knows how it is shown.
+//!
+//! Work is a tree of steps. A step begins when [`Events::step`] or [`Step::child`] makes it and ends exactly once: by
+//! [`Step::done`], [`Step::unchanged`] or [`Step::failed`], or, when it is dropped on the way out of an error or an
+//! interrupt, as [`Outcome::Stopped`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+/// One thing that happened, with when it happened.
+#[derive(Debug, Clone)]
+pub struct Timed {
+    /// When, on the monotonic clock.
+    pub at: Instant,
+    /// What.
+    pub event: Event,
+}
+
+/// What can happen. Steps are numbered in the order in which they begin, from 1.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A step begins; one without a parent is a phase of the command and gets a row in the closing table.
+    Started {
+        /// This step's number.
+        step: u64,
+        /// The step it is a part of.
+        parent: Option<u64>,
+        /// What is being done, such as "cluster" or "import argocd:3.2.11".
+        name: String,
+    },
+    /// Bytes moved so far, of how many; a total of 0 means that it isn't known.
+    Bytes {
+        /// The step that moves them.
+        step: u64,
+        /// Bytes so far.
+        done: u64,
+        /// Bytes in all, or 0.
+        total: u64,
+    },
+    /// What the step is waiting for or was last seen doing; each replaces the one before.
+    Waiting {
+        /// The step that waits.
+        step: u64,
+        /// In words: "argocd-server: 0 of 1 pods ready".
+        text: String,
+    },
+    /// A line of a child process that somebody may want to read (`-v`).
+    Line {
+        /// The step that runs the child.
+        step: u64,
+        /// The line, without its end.
+        text: String,
+    },
+    /// A step ended.
+    Finished {
+        /// Which.
+        step: u64,
+        /// How.
+        outcome: Outcome,
+        /// What came of it, in words; may be empty.
+        text: String,
+    },
+    /// Something a person should know that belongs to no step; printed on its own line.
+    Notice {
+        /// The sentence.
+        text: String,
+    },
+    /// The command's last word, such as "ready: 2 of 2 applications healthy at 4f2a91c"; with it comes the table of phases.
+    Verdict {
+        /// The sentence.
+        text: String,
+    },
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Something was changed.
+    Done,
+    /// There was nothing to do.
+    Unchanged,
+    /// It failed; the reason comes with the command's error.
+    Failed,
+    /// It was given up because something else failed or the command was interrupted.
+    Stopped,
+}
+
+/// The sending end of the channel of events; clones feed the same one.
+#[derive(Debug, Clone)]
+pub struct Events {
+    sender: mpsc::UnboundedSender<Timed>,
+    last_step: Arc<AtomicU64>,
+}
+
+impl Events {
+    /// A channel; the receiver ends when every `Events` and every [`Step`] made from it is gone.
+    pub fn channel() -> (Self, mpsc::UnboundedReceiver<Timed>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (
+            Self {
+                sender,
+                last_step: Arc::default(),
+            },
+            receiver,
+        )
+    }
+
+    /// Begins a phase.
+    pub fn step(&self, name: impl Into<String>) -> Step {
+        self.begin(None, name.into())
+    }
+
+    /// Says something that belongs to no step.
+    pub fn notice(&self, text: impl Into<String>) {
+        self.send(Event::Notice { text: text.into() });
+    }
+
+    /// The command's last word.
+    pub fn verdict(&self, text: impl Into<String>) {
+        self.send(Event::Verdict { text: text.into() });
+    }
+
+    fn begin(&self, parent: Option<u64>, name: String) -> Step {
+        let number = self.last_step.fetch_add(1, Ordering::Relaxed) + 1;
+        self.send(Event::Started {
+            step: number,
+            parent,
+            name,
+        });
+        Step {
+            events: self.clone(),
+            number,
+            ended: false,
+        }
+    }
+
+    fn send(&self, event: Event) {
+        // The receiver is gone only when the reporter has ended, and then nobody is left to tell.
+        let _ = self.sender.send(Timed {
+            at: Instant::now(),
+            event,
+        });
+    }
+}
+
+/// A step that has begun and not yet ended.
+#[derive(Debug)]
+pub struct Step {
+    events: Events,
+    number: u64,
+    ended: bool,
+}
+
+impl Step {
+    /// Begins a part of this step.
+    pub fn child(&self, name: impl Into<String>) -> Self {
+        self.events.begin(Some(self.number), name.into())
+    }
+
+    /// Says how many bytes were moved, of how many in all (0: not known).
+    pub fn bytes(&self, done: u64, total: u64) {
+        self.events.send(Event::Bytes {
+            step: self.number,
+            done,
+            total,
+        });
+    }
+
+    /// Says what is being waited for, or what was last seen.
+    pub fn waiting(&self, text: impl Into<String>) {
+        self.events.send(Event::Waiting {
+            step: self.number,
+            text: text.into(),
+        });
+    }
+
+    /// Passes on a line of a child process.
+    pub fn line(&self, text: impl Into<String>) {
+        self.events.send(Event::Line {
+            step: self.number,
+            text: text.into(),
+        });
+    }
+
+    /// Ends the step: something was changed.
+    pub fn done(self, text: impl Into<String>) {
+        self.end(Outcome::Done, text.into());
+    }
+
+    /// Ends the step: there was nothing to do.
+    pub fn unchanged(self, text: impl Into<String>) {
+        self.end(Outcome::Unchanged, text.into());
+    }
+
+    /// Ends the step: it failed. The reason is told once, by the error that the command returns.
+    pub fn failed(self) {
+        self.end(Outcome::Failed, String::new());
+    }
+
+    fn end(mut self, outcome: Outcome, text: String) {
+        self.ended = true;
+        self.events.send(Event::Finished {
+            step: self.number,
+            outcome,
+            text,
+        });
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.events.send(Event::Finished {
+                step: self.number,
+                outcome: Outcome::Stopped,
+                text: String::new(),
+            });
+        }
+    }
+}
