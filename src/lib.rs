@@ -1,3 +1,7 @@
 //! devenv (map of the code to be written here)
 pub mod error;
 pub mod event;
+pub mod exec;
+pub mod lock;
+pub mod paths;
+pub mod stop;
