@@ -18,6 +18,9 @@ pub const FIELD_MANAGER: &str = "devenv";
 /// The field manager of Argo CD's controller. What is applied under its name, Argo CD takes over without a difference.
 pub const ARGOCD_FIELD_MANAGER: &str = "argocd-controller";
 
+/// How long a definition that was just applied may take until its kind is served.
+const DEFINITION_SERVED: Duration = Duration::from_secs(20);
+
 /// A client for the cluster of this kubeconfig.
 pub async fn client(kubeconfig: &str) -> anyhow::Result<Client> {
     let parsed = Kubeconfig::from_yaml(kubeconfig).context("read the environment's kubeconfig")?;
@@ -125,13 +128,25 @@ async fn apply_one(client: &Client, manager: &str, object: &Value) -> anyhow::Re
     if before.as_ref().is_some_and(|live| holds(object, live)) {
         return Ok(None);
     }
-    let after = api_of(client, object)
-        .patch(text(object, "/metadata/name"), &PatchParams::apply(manager).force(), &Patch::Apply(object))
-        .await
-        .with_context(|| format!("apply {}", label(object)))?;
+    let after = patch_once_known(client, manager, object).await.with_context(|| format!("apply {}", label(object)))?;
     let version = before.as_ref().map(|live| text(live, "/metadata/resourceVersion"));
     let unchanged = version.is_some() && version == after.metadata.resource_version.as_deref();
     Ok((!unchanged).then(|| label(object)))
+}
+
+/// Applies an object. A kind whose definition was applied a moment ago isn't served yet: the server then answers 404.
+async fn patch_once_known(client: &Client, manager: &str, object: &Value) -> kube::Result<DynamicObject> {
+    let until = tokio::time::Instant::now() + DEFINITION_SERVED;
+    let parameters = PatchParams::apply(manager).force();
+    loop {
+        let patched = api_of(client, object).patch(text(object, "/metadata/name"), &parameters, &Patch::Apply(object)).await;
+        match patched {
+            Err(kube::Error::Api(status)) if status.code == 404 && tokio::time::Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Makes an object unless one of its name exists; says whether it made it. For generated secrets, which must not

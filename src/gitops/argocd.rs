@@ -1,5 +1,5 @@
 //! Argo CD, as devenv installs it: upstream's own manifest of one version, less what a developer's cluster has no use
-//! for, and without its fixed waits. [`manifests`] is pure; [`install`] applies what it returns.
+//! for, and without its fixed waits. [`manifests`] is pure; [`install_definitions`] and [`install`] apply what it returns.
 //!
 //! What is changed, and why:
 //! - dex and the notifications controller are left out: nobody logs in through them here.
@@ -188,8 +188,8 @@ fn random_text() -> anyhow::Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Installs or repairs Argo CD and the git source; says what was changed.
-pub async fn install(client: &Client, definitions: &[Value], rest: &[Value]) -> anyhow::Result<Vec<String>> {
+/// The namespace, the generated secrets and the definitions: what can be there before any image is; says what changed.
+pub async fn install_definitions(client: &Client, definitions: &[Value]) -> anyhow::Result<Vec<String>> {
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
     let mut changed = apply(client, FIELD_MANAGER, &[namespace]).await?;
     for secret in secrets()? {
@@ -198,8 +198,12 @@ pub async fn install(client: &Client, definitions: &[Value], rest: &[Value]) -> 
         }
     }
     changed.extend(apply(client, FIELD_MANAGER, definitions).await.context("apply Argo CD's definitions")?);
-    changed.extend(apply(client, FIELD_MANAGER, rest).await.context("apply Argo CD")?);
     Ok(changed)
+}
+
+/// Everything else of Argo CD and the git source; says what changed.
+pub async fn install(client: &Client, rest: &[Value]) -> anyhow::Result<Vec<String>> {
+    apply(client, FIELD_MANAGER, rest).await.context("apply Argo CD")
 }
 
 /// A workload's state in words, or `None` where all its pods are ready and of the newest template.

@@ -118,6 +118,8 @@ pub struct App {
     pub leaving: bool,
     /// The resources that aren't well yet: "Deployment victorialogs: Progressing (…)".
     pub unwell: Vec<String>,
+    /// The names of its resources, which its pods' names begin with.
+    pub owns: Vec<String>,
 }
 
 impl App {
@@ -141,6 +143,7 @@ impl App {
             retries: application.pointer("/status/operationState/retryCount").and_then(Value::as_i64).unwrap_or_default(),
             leaving: application.pointer("/metadata/deletionTimestamp").is_some(),
             unwell: unwell(application),
+            owns: owns(application),
             operation,
         }
     }
@@ -203,6 +206,11 @@ pub fn one_line(message: &str) -> String {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
     }
+}
+
+fn owns(application: &Value) -> Vec<String> {
+    let resources = application.pointer("/status/resources").and_then(Value::as_array).into_iter().flatten();
+    resources.map(|resource| text(resource, "/name").to_owned()).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn unwell(application: &Value) -> Vec<String> {
