@@ -1,0 +1,3 @@
+//! The local store of images and charts.
+
+pub mod reference;
