@@ -4,4 +4,5 @@ pub mod event;
 pub mod exec;
 pub mod lock;
 pub mod paths;
+pub mod report;
 pub mod stop;
