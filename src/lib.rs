@@ -8,6 +8,7 @@ pub mod exec;
 pub mod inputs;
 pub mod lock;
 pub mod paths;
+pub mod report;
 pub mod stop;
 pub mod store;
 pub mod suggest;

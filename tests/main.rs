@@ -1,1 +1,1 @@
-
+//! One binary of tests.
