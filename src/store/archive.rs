@@ -331,3 +331,187 @@ impl Writer {
             .map_err(|_| Ended::NobodyReads)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use futures::StreamExt as _;
+    use insta::assert_snapshot;
+    use proptest::prelude::*;
+
+    use super::super::testing::{damage, empty, layer, put};
+    use super::*;
+
+    async fn bytes_of(archive: Archive) -> io::Result<Vec<u8>> {
+        let mut stream = archive.stream();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = stream.next().await {
+            bytes.extend_from_slice(&chunk?);
+        }
+        Ok(bytes)
+    }
+
+    fn unpacked(bytes: &[u8]) -> BTreeMap<String, Vec<u8>> {
+        tar::Archive::new(bytes)
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let mut entry = entry.unwrap();
+                let path = entry.path().unwrap().to_string_lossy().into_owned();
+                let mut content = Vec::new();
+                entry.read_to_end(&mut content).unwrap();
+                (path, content)
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_node_gets_only_what_it_lacks_and_shared_blobs_once() {
+        let (_folder, store) = empty();
+        let base = layer("base", 700_000);
+        let one = put(&store, "redis:7", &[base.clone(), layer("one", 10)]);
+        let two = put(&store, "redis:8", &[base.clone(), layer("two", 512)]);
+
+        let whole = for_node(&store, &[one.clone(), two.clone()], &HashSet::new());
+        let bytes = bytes_of(whole.clone()).await.unwrap();
+        assert_eq!(bytes.len() as u64, whole.size());
+        let files = unpacked(&bytes);
+        // Two small files, and two manifests, configs, own layers, and the one base.
+        assert_eq!(files.len(), 2 + 7);
+
+        let thin = for_node(
+            &store,
+            &[one, two.clone()],
+            &HashSet::from([Digest::of(&base), two.config.digest]),
+        );
+        assert_eq!(unpacked(&bytes_of(thin).await.unwrap()).len(), 2 + 5);
+    }
+
+    #[tokio::test]
+    async fn the_small_files_of_a_docker_archive() {
+        let (_folder, store) = empty();
+        let image = put(&store, "kindest/node:v1.34.4", &[layer("base", 3)]);
+        let files = unpacked(
+            &bytes_of(for_docker(&store, std::slice::from_ref(&image)))
+                .await
+                .unwrap(),
+        );
+        let read = |path: &str| serde_json::from_slice::<Value>(&files[path]).unwrap();
+        assert_eq!(
+            read("manifest.json"),
+            json!([{
+                "Config": blob_path(&image.config.digest),
+                "RepoTags": ["docker.io/kindest/node:v1.34.4"],
+                "Layers": [blob_path(&image.layers[0].digest)],
+            }])
+        );
+        assert_eq!(
+            read("index.json"),
+            json!({
+                "schemaVersion": 2,
+                "mediaType": "application/vnd.oci.image.index.v1+json",
+                "manifests": [{
+                    "mediaType": image.manifest.media_type,
+                    "digest": image.manifest.digest.to_string(),
+                    "size": image.manifest.size,
+                    "annotations": {
+                        "io.containerd.image.name": "docker.io/kindest/node:v1.34.4",
+                        "org.opencontainers.image.ref.name": "docker.io/kindest/node:v1.34.4",
+                    },
+                }],
+            })
+        );
+        assert_eq!(
+            String::from_utf8_lossy(&files["oci-layout"]),
+            r#"{"imageLayoutVersion":"1.0.0"}"#
+        );
+    }
+
+    #[test]
+    fn images_are_named_as_the_kubelet_asks_for_them() {
+        let (_folder, store) = empty();
+        let names = |name: &str| {
+            let image = put(&store, name, &[layer("base", 3)]);
+            node_names(&image)
+                .join("\n")
+                .replace(image.manifest.digest.hex(), "<its manifest>")
+                .replace(&"1".repeat(64), "<the index>")
+        };
+        assert_snapshot!(names("redis:7"), @r"
+        docker.io/library/redis:7
+        docker.io/library/redis@sha256:<its manifest>
+        ");
+        let pinned = format!("quay.io/a/b:1@sha256:{}", "1".repeat(64));
+        assert_snapshot!(names(&pinned), @r"
+        quay.io/a/b@sha256:<the index>
+        quay.io/a/b@sha256:<its manifest>
+        ");
+        assert_snapshot!(docker_name(&pinned.parse().unwrap()), @"quay.io/a/b:1");
+        let untagged = format!("quay.io/a/b@sha256:{}", "1".repeat(64));
+        assert_snapshot!(docker_name(&untagged.parse().unwrap()), @"quay.io/a/b:sha256-111111111111");
+    }
+
+    #[tokio::test]
+    async fn a_damaged_blob_is_named_and_never_sent_whole() {
+        let (_folder, store) = empty();
+        let image = put(&store, "redis:7", &[layer("base", 600_000)]);
+        damage(&store, &image.layers[0]);
+
+        let mut stream = for_node(&store, std::slice::from_ref(&image), &HashSet::new()).stream();
+        let mut sent = 0;
+        let error = loop {
+            match stream.next().await.unwrap() {
+                Ok(chunk) => sent += chunk.len(),
+                Err(error) => break error,
+            }
+        };
+        assert!(sent < 600_000);
+        let error = anyhow::Error::new(error).context("can't import");
+        let damaged = super::damage(&error).unwrap();
+        assert_eq!(damaged.name, "docker.io/library/redis:7");
+        assert_eq!(damaged.digest, image.layers[0].digest);
+        assert_eq!(damaged.path, store.blob_path(&damaged.digest));
+
+        // A blob that was cut short is found before it is read.
+        std::fs::write(&damaged.path, b"short").unwrap();
+        let archive = for_node(&store, std::slice::from_ref(&image), &HashSet::new());
+        let error = anyhow::Error::new(bytes_of(archive).await.unwrap_err());
+        let damaged = super::damage(&error).unwrap();
+        assert_eq!(damaged.what, "5 bytes, 601600 were expected");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn what_arrives_hashes_to_its_name(
+            images in prop::collection::vec(prop::collection::vec((0_u8..4, 0_usize..300_000), 0..4), 1..4),
+        ) {
+            let (_folder, store) = empty();
+            let images: Vec<Image> = images
+                .iter()
+                .enumerate()
+                .map(|(index, layers)| {
+                    let layers: Vec<Vec<u8>> =
+                        layers.iter().map(|(file, bytes)| layer(&file.to_string(), *bytes)).collect();
+                    put(&store, &format!("image:{index}"), &layers)
+                })
+                .collect();
+            let archive = for_node(&store, &images, &HashSet::new());
+            let size = archive.size();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let bytes = runtime.block_on(bytes_of(archive)).unwrap();
+            prop_assert_eq!(bytes.len() as u64, size);
+            let files = unpacked(&bytes);
+            for (path, content) in &files {
+                if let Some(hex) = path.strip_prefix("blobs/sha256/") {
+                    prop_assert_eq!(format!("sha256:{hex}"), Digest::of(content).to_string());
+                }
+            }
+            for blob in images.iter().flat_map(Image::blobs) {
+                prop_assert!(files.contains_key(&blob_path(&blob.digest)));
+            }
+        }
+    }
+}

@@ -4,8 +4,11 @@
 //! them into nodes. Entries are keyed by name and origin: the same name from another origin is another entry.
 
 pub mod archive;
+pub mod import;
 pub mod layout;
 pub mod reference;
+#[cfg(test)]
+mod testing;
 
 use std::fmt;
 use std::str::FromStr;
