@@ -886,3 +886,229 @@ fn ports(bindings: &PortMap) -> Vec<Port> {
     ports.sort();
     ports
 }
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+
+    use super::*;
+    use crate::error::explain;
+
+    fn told<T: std::fmt::Debug>(failed: anyhow::Result<T>) -> String {
+        let error = failed.unwrap_err();
+        let hint = explain(&error).1.unwrap_or_default();
+        format!("{error:#}\nhint: {hint}")
+    }
+
+    #[test]
+    fn the_address_is_found_in_the_order_of_the_docker_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path();
+        let config = home.join(".docker");
+        let meta = config
+            .join("contexts/meta")
+            .join(Digest::of(b"colima").hex());
+        std::fs::create_dir_all(&meta).unwrap();
+        let mut surroundings = Surroundings {
+            config_folder: Some(config.clone()),
+            home: Some(home.to_owned()),
+            ..Surroundings::default()
+        };
+        let find = |surroundings: &Surroundings| {
+            Address::find(surroundings)
+                .map(|address| address.to_string())
+                .unwrap_or_else(|error| format!("{error:#}"))
+        };
+
+        assert_eq!(find(&surroundings), "unix:///var/run/docker.sock");
+        std::fs::write(config.join("config.json"), r#"{"auths": {}}"#).unwrap();
+        assert_eq!(find(&surroundings), "unix:///var/run/docker.sock");
+        std::fs::write(
+            config.join("config.json"),
+            r#"{"currentContext": "colima", "credsStore": "desktop"}"#,
+        )
+        .unwrap();
+        assert!(find(&surroundings).starts_with("the docker context `colima` can't be used: "));
+        std::fs::write(
+            meta.join("meta.json"),
+            r#"{"Name":"colima","Metadata":{},"Endpoints":{"docker":{"Host":"unix:///u/.colima/docker.sock","SkipTLSVerify":false}}}"#,
+        )
+        .unwrap();
+        assert_eq!(find(&surroundings), "unix:///u/.colima/docker.sock");
+        surroundings.docker_context = Some("default".to_owned());
+        assert_eq!(find(&surroundings), "unix:///var/run/docker.sock");
+        surroundings.docker_host = Some("tcp://127.0.0.1:2375".to_owned());
+        assert_eq!(find(&surroundings), "tcp://127.0.0.1:2375");
+        surroundings.tls = true;
+        assert_snapshot!(find(&surroundings), @"DOCKER_HOST leads to tcp://127.0.0.1:2375 with TLS, which devenv can't speak to");
+    }
+
+    #[tokio::test]
+    async fn absent_stopped_and_not_permitted_are_told_apart() {
+        let path = Path::new("/var/run/docker.sock");
+        let told_for = |kind: io::ErrorKind, installed, macos| {
+            let (message, hint) = socket_failure(path, &io::Error::from(kind), installed, macos);
+            format!("{message}\nhint: {hint}")
+        };
+        assert_snapshot!(told_for(io::ErrorKind::NotFound, false, false), @r"
+        Docker isn't installed: nothing is at unix:///var/run/docker.sock, and there is no `docker` on PATH
+        hint: install it: https://docs.docker.com/engine/install
+        ");
+        assert_snapshot!(told_for(io::ErrorKind::NotFound, true, true), @r"
+        Docker isn't running: nothing is at unix:///var/run/docker.sock
+        hint: start Docker Desktop: `open -a Docker`
+        ");
+        assert_snapshot!(told_for(io::ErrorKind::PermissionDenied, true, false), @r#"
+        Docker doesn't let us in: no permission to use unix:///var/run/docker.sock
+        hint: join the group that may: `sudo usermod -aG docker "$USER"`, then log in again
+        "#);
+
+        // A daemon that died leaves its socket behind.
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("docker.sock");
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        let failed = connect_to(&Address::Socket(socket.clone())).await;
+        assert_snapshot!(told(failed).replace(&socket.display().to_string(), "SOCKET"), @r"
+        Docker isn't running: nobody listens at unix://SOCKET
+        hint: start it: `sudo systemctl start docker`
+        ");
+    }
+
+    #[tokio::test]
+    async fn an_address_where_nobody_is() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let failed = connect_to(&Address::Tcp(host.clone())).await;
+        assert!(told(failed).starts_with(&format!("can't connect to Docker at tcp://{host}: ")));
+    }
+
+    #[test]
+    fn published_ports_are_read_in_order() {
+        let bindings = serde_json::from_str(
+            r#"{"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "80"}],
+                "6443/tcp": [{"HostIp": "127.0.0.1", "HostPort": "41001"}],
+                "443/tcp": [{"HostIp": "", "HostPort": "443"}],
+                "53/udp": [{"HostIp": "", "HostPort": "53"}],
+                "9/tcp": null}"#,
+        )
+        .unwrap();
+        let shown: Vec<String> = ports(&bindings)
+            .iter()
+            .map(|port| format!("{}:{}->{}", port.address, port.host, port.container))
+            .collect();
+        assert_snapshot!(shown.join("\n"), @r"
+        0.0.0.0:443->443
+        127.0.0.1:80->80
+        127.0.0.1:41001->6443
+        ");
+    }
+
+    #[test]
+    fn commands_are_shown_as_they_could_be_pasted() {
+        let line = command_line("node", &["sh", "-c", "echo 'a' && b", ""]);
+        assert_snapshot!(line, @r"docker exec node sh -c 'echo '\''a'\'' && b' ''");
+    }
+
+    /// The real thing, with a container that has a shell, given by DEVENV_TEST_NODE.
+    #[tokio::test]
+    #[ignore = "needs Docker and a container with a shell, named by DEVENV_TEST_NODE"]
+    async fn commands_run_in_a_real_container() {
+        let node = std::env::var("DEVENV_TEST_NODE").unwrap();
+        let docker = connect().await.unwrap();
+        let run = async |script: &str| docker.exec(&node, &["sh", "-c", script]).await.unwrap();
+
+        let output = run("echo out; echo err >&2; exit 3").await;
+        assert_eq!(output.status, 3);
+        assert_eq!(
+            (&*output.stdout, &*output.stderr),
+            (&b"out\n"[..], &b"err\n"[..])
+        );
+
+        // Much comes out while much goes in: neither may wait for the other.
+        let chunk = Bytes::from(vec![7; 1 << 20]);
+        let input = || futures::stream::iter(std::iter::repeat_n(chunk.clone(), 24)).map(Ok);
+        let output = docker
+            .exec_with_input(&node, &["cat"], input())
+            .await
+            .unwrap();
+        assert_eq!(output.stdout.len(), 24 << 20);
+
+        // A command that ends before its input is told by its exit status.
+        let failed = docker
+            .exec_with_input(&node, &["sh", "-c", "echo no >&2; exit 4"], input())
+            .await;
+        assert_eq!(
+            failed.unwrap_err().to_string(),
+            format!(
+                "`docker exec {node} sh -c 'echo no >&2; exit 4'` failed (exit status 4)\n  | no"
+            )
+        );
+
+        // An input that breaks off breaks the command off.
+        let broken = futures::stream::iter([Ok(chunk.clone()), Err(io::Error::other("broken"))]);
+        let failed = docker.exec_with_input(&node, &["cat"], broken).await;
+        assert!(format!("{:#}", failed.unwrap_err()).ends_with("broken"));
+
+        run("echo hello > /run/file").await;
+        assert_eq!(
+            docker.read_file(&node, "/run/file").await.unwrap(),
+            b"hello\n"
+        );
+        assert!(docker.read_file(&node, "/run/none").await.is_err());
+    }
+
+    #[tokio::test]
+    #[ignore = "needs Docker"]
+    async fn a_container_is_seen_started_unpaused_and_removed() {
+        let image = std::env::var("DEVENV_TEST_IMAGE").unwrap();
+        let docker = connect().await.unwrap();
+        let cluster = format!("devenv-test-{}", std::process::id());
+        let options = serde_json::from_value(serde_json::json!({
+            "Image": image,
+            "ExposedPorts": {"80/tcp": {}},
+            "Labels": {CLUSTER_LABEL: cluster, ROLE_LABEL: "control-plane"},
+            "HostConfig": {"Binds": ["/tmp:/devenv/id:ro"], "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "18080"}]}},
+        }));
+        let body: bollard::models::ContainerCreateBody = options.unwrap();
+        let made = bollard::query_parameters::CreateContainerOptionsBuilder::new().name(&cluster);
+        docker
+            .api
+            .create_container(Some(made.build()), body)
+            .await
+            .unwrap();
+
+        let seen = async || docker.nodes(&cluster).await.unwrap().remove(0);
+        assert_eq!(seen().await.state, State::Created);
+        docker.start(&cluster).await.unwrap();
+        docker.start(&cluster).await.unwrap();
+        let node = seen().await;
+        assert_eq!(
+            (node.state, node.role.as_str()),
+            (State::Running, "control-plane")
+        );
+        assert!(node.address.is_some());
+        assert_eq!(node.ports.len(), 1);
+        assert!(
+            node.mounts
+                .iter()
+                .any(|mount| mount.destination == Path::new("/devenv/id"))
+        );
+        let holder = docker.holder_of_port(18080).await.unwrap().unwrap();
+        assert_eq!(holder.container, cluster);
+        docker.unpause(&cluster).await.unwrap();
+        docker.api.pause_container(&cluster).await.unwrap();
+        assert_eq!(seen().await.state, State::Paused);
+        docker.unpause(&cluster).await.unwrap();
+        docker.remove(&cluster).await.unwrap();
+        docker.remove(&cluster).await.unwrap();
+        assert!(docker.nodes(&cluster).await.unwrap().is_empty());
+        assert!(
+            docker
+                .image_id("devenv.test/none:1")
+                .await
+                .unwrap()
+                .is_none()
+        );
+    }
+}

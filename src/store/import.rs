@@ -535,4 +535,29 @@ mod tests {
         let (again, _) = run(&wanted).await;
         assert_eq!(again.unwrap().images, 1);
     }
+
+    #[tokio::test]
+    #[ignore = "needs Docker"]
+    async fn docker_loads_an_image_of_the_store() {
+        let docker = crate::docker::connect().await.unwrap();
+        let (_folder, store) = empty();
+        let name = format!("test.devenv.test/loaded:{}", std::process::id());
+        let image = put(&store, &name, &[layer("base", 3_000_000), layer("own", 5)]);
+        let archive = || archive::for_docker(&store, std::slice::from_ref(&image));
+        docker.load_image(archive().stream()).await.unwrap();
+        let id = docker.image_id(&name).await.unwrap().unwrap();
+        assert!(id == image.config.digest || id == image.manifest.digest);
+
+        // What is wrong is told, though Docker answers 200.
+        let mut half = archive();
+        half.files.truncate(4);
+        let error = docker.load_image(half.stream()).await.unwrap_err();
+        assert!(
+            format!("{error:#}").starts_with("`docker load` failed: "),
+            "{error:#}"
+        );
+        super::super::testing::damage(&store, &image.layers[0]);
+        let error = docker.load_image(archive().stream()).await.unwrap_err();
+        assert_eq!(damage(&error).unwrap().digest, image.layers[0].digest);
+    }
 }
