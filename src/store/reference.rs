@@ -274,3 +274,90 @@ fn invalid(message: String) -> InvalidReference {
         help: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+    use proptest::prelude::*;
+
+    use super::{Digest, ImageReference};
+
+    fn check(text: &str) -> String {
+        match text.parse::<ImageReference>() {
+            Ok(reference) => reference.to_string(),
+            Err(invalid) => match invalid.help {
+                Some(help) => format!("{}\nhint: {help}", invalid.message),
+                None => invalid.message,
+            },
+        }
+    }
+
+    #[test]
+    fn references_are_normalised_as_docker_does_it() {
+        let cases = [
+            "redis:7",
+            "victoriametrics/vlagent:v1",
+            "docker.io/redis:7",
+            "index.docker.io/library/redis:7",
+            "quay.io/argoproj/argocd:v3.2.11",
+            "localhost/tool:1",
+            "localhost:5000/tool:1",
+            "127.0.0.1:5000/a/b__c/d---e:1",
+            "[::1]:5000/tool:1",
+            "Registry/tool:1",
+            "kindest/node:v1@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+            "redis@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        ];
+        assert_snapshot!(cases.map(check).join("\n"), @"");
+    }
+
+    #[test]
+    fn what_is_no_reference_is_told_why() {
+        let cases = [
+            "",
+            "redis",
+            "localhost:5000/tool",
+            "https://quay.io/argoproj/argocd:v3",
+            "docker.io/Redis:7",
+            "redis:",
+            "redis:-7",
+            "redis:7 ",
+            "a//b:1",
+            "/b:1",
+            "a_-b:1",
+            "quay..io/b:1",
+            "quay.io:99999/b:1",
+            "quay.io:+1/b:1",
+            "redis@sha256:12",
+            "redis@md5:0123456789abcdef0123456789abcdef",
+            ":7",
+        ];
+        assert_snapshot!(cases.map(check).join("\n"), @"");
+    }
+
+    #[test]
+    fn a_digest_is_of_its_content() {
+        assert_snapshot!(Digest::of(b"").to_string(), @"");
+    }
+
+    proptest! {
+        #[test]
+        fn the_displayed_form_parses_to_the_same_value(
+            registry in "|[a-z]{1,8}\\.[a-z]{2,3}/|localhost(:[1-9][0-9]{0,3})?/|docker\\.io/|index\\.docker\\.io/",
+            repository in "[a-z0-9]{1,5}((\\.|_|__|-{1,3})[a-z0-9]{1,4}){0,2}(/[a-z0-9]{1,6}){0,2}",
+            tag in "(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,20})",
+            digest in "|@sha256:[0-9a-f]{64}",
+        ) {
+            let reference: ImageReference =
+                format!("{registry}{repository}{tag}{digest}").parse().unwrap();
+            prop_assert_eq!(&reference.to_string().parse::<ImageReference>().unwrap(), &reference);
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "\\PC{0,60}") {
+            if let Ok(reference) = text.parse::<ImageReference>() {
+                prop_assert_eq!(&reference.to_string().parse::<ImageReference>().unwrap(), &reference);
+            }
+        }
+    }
+}
