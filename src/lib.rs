@@ -1,6 +1,7 @@
 //! devenv (map of the code to be written here)
 pub mod bundle;
 pub mod cluster;
+pub mod docker;
 pub mod environment;
 pub mod error;
 pub mod event;
