@@ -48,6 +48,7 @@ build_node_root() {
   copy_of_base
   install_packages "$scratch/root" systemd conntrack iptables nftables iproute2 ethtool util-linux mount kmod libseccomp2 \
     pigz bash ca-certificates curl jq procps runc containernetworking-plugins
+  : >"$scratch/root/etc/machine-id" # each node gets its own at its start; a random one would make every build differ
   pack_changes >layers
   cp layers blobs
   mv "$scratch/root" root
