@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::environment::Selector;
 use crate::event::Events;
 use crate::paths::Paths;
 use crate::stop::Stop;
@@ -18,8 +19,8 @@ pub struct Context {
     pub paths: Paths,
     /// The working directory.
     pub directory: PathBuf,
-    /// The environment that was chosen: a name or a path.
-    pub selector: String,
+    /// The environment that was chosen.
+    pub selector: Selector,
     /// How long one wait may last.
     pub timeout: Duration,
 }

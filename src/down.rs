@@ -13,7 +13,7 @@ use crate::{inputs, lock};
 ///
 /// Only the environment file must be readable: a mistake in a bundle is no reason to keep a cluster.
 pub async fn down(context: &Context) -> anyhow::Result<Exit> {
-    let environment = inputs::environment(&context.selector.parse()?, &context.directory)?;
+    let environment = inputs::environment(&context.selector, &context.directory)?;
     let _lock = lock::acquire(&context.paths.lock(&environment.id), "down", &context.events, &context.stop).await?;
     let removed = remove(context, &environment).await?;
     context.events.verdict(match removed {

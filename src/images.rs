@@ -14,7 +14,7 @@ use crate::gitops::argocd;
 use crate::gitops::settle::Arrived;
 use crate::inputs::Inputs;
 use crate::store::reference::ImageReference;
-use crate::store::{self, Image, Name, Origin, Store, archive, import};
+use crate::store::{Image, Name, Origin, Store, archive, import};
 use crate::wait::{Look, Wait, wait_for};
 
 /// What an environment needs from the store.
@@ -80,7 +80,7 @@ pub async fn load_node_image(docker: &Docker, store: &Store, inputs: &Inputs, st
     let step = step.child("node image into Docker");
     let archive = archive::for_docker(store, std::slice::from_ref(&image));
     let size = archive.size();
-    docker.load_image(archive.stream(), size, &step).await?;
+    docker.load_image(archive.stream()).await?;
     step.done(format!("{} MB", size / 1_000_000));
     Ok(())
 }
@@ -132,6 +132,28 @@ pub async fn load(
 }
 
 /// Fills the store with what is missing in it.
-pub async fn fill(context: &Context, docker: &Docker, store: &Store, inputs: &Inputs, wanted: &Wanted, step: &Step) -> anyhow::Result<usize> {
-    store::fill(context, docker, store, &inputs.environment, &wanted.names(), step).await
+pub async fn fill(context: &Context, _docker: &Docker, store: &Store, inputs: &Inputs, wanted: &Wanted, step: &Step) -> anyhow::Result<usize> {
+    let missing = missing(store, &wanted.names(), origin(&inputs.environment))?;
+    if !missing.is_empty() {
+        crate::store::packages::build(store, &inputs.environment.root, &missing, &context.stop, step).await?;
+    }
+    Ok(missing.len())
+}
+
+/// The names that the store hasn't whole.
+pub fn missing(store: &Store, names: &[Name], origin: Origin) -> anyhow::Result<Vec<Name>> {
+    let mut missing = Vec::new();
+    for name in names {
+        if !store.find(name, origin)?.is_some_and(|entry| store.is_whole(&entry)) {
+            missing.push(name.clone());
+        }
+    }
+    Ok(missing)
+}
+
+/// A file of the store, as text.
+pub fn read_file(store: &Store, address: &str, origin: Origin) -> anyhow::Result<String> {
+    let entry = store.find(&Name::File(address.to_owned()), origin)?;
+    let entry = entry.ok_or_else(|| anyhow::anyhow!("{address} is not in the store {}", store.folder().display()))?;
+    String::from_utf8(store.read(address, &entry.target)?).map_err(Into::into)
 }

@@ -37,7 +37,7 @@ pub async fn show(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit> {
     }
     let wanted = Wanted::of(inputs)?;
     let store = Store::open(&context.paths.store())?;
-    let missing = crate::store::missing(&store, &wanted.names(), images::origin(environment))?;
+    let missing = images::missing(&store, &wanted.names(), images::origin(environment))?;
     match missing.as_slice() {
         [] => say("store", format!("keep: all {} entries are there", wanted.names().len())),
         missing => missing.iter().for_each(|name| say("store", format!("fetch {name}"))),
@@ -51,7 +51,7 @@ pub async fn show(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit> {
     let kubeconfig = context.paths.kubeconfig(&environment.id);
     let verb = if kubeconfig.exists() && action == Action::Keep { "keep" } else { "write" };
     say("kubeconfig", format!("{verb} {}", kubeconfig.display()));
-    report::data(&plan);
+    report::data(&plan)?;
     Ok(Exit::Ready)
 }
 

@@ -8,7 +8,7 @@ use crate::{down, inputs, lock, up};
 /// Takes the environment down and brings it up again.
 pub async fn reset(context: &Context) -> anyhow::Result<Exit> {
     // Everything is read and checked before anything is removed.
-    let inputs = inputs::load(&context.selector.parse()?, &context.directory)?;
+    let inputs = inputs::load(&context.selector, &context.directory)?;
     let _lock = lock::acquire(&context.paths.lock(&inputs.environment.id), "reset", &context.events, &context.stop).await?;
     context.events.notice(format!("{} is made anew: whatever was changed in its cluster is lost", inputs.environment.name));
     down::remove(context, &inputs.environment).await?;

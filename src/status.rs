@@ -66,7 +66,7 @@ pub async fn status(context: &Context, output: Output) -> anyhow::Result<(Exit, 
 }
 
 async fn look(context: &Context) -> anyhow::Result<Status> {
-    let inputs = inputs::load(&context.selector.parse()?, &context.directory)?;
+    let inputs = inputs::load(&context.selector, &context.directory)?;
     let environment = &inputs.environment;
     let docker = docker::connect().await?;
     let nodes = cluster::nodes(&docker, environment).await?;

@@ -17,7 +17,7 @@ use crate::{cluster, lock, up};
 
 /// Pushes and waits. `prune` allows to remove more than one bundle.
 pub async fn sync(context: &Context, prune: bool) -> anyhow::Result<Exit> {
-    let inputs = inputs::load(&context.selector.parse()?, &context.directory)?;
+    let inputs = inputs::load(&context.selector, &context.directory)?;
     let environment = &inputs.environment;
     let _lock = lock::acquire(&context.paths.lock(&environment.id), "sync", &context.events, &context.stop).await?;
     let docker = docker::connect().await?;

@@ -17,10 +17,10 @@ use crate::docker::{self, Docker};
 use crate::error::Exit;
 use crate::event::Step;
 use crate::gitops::settle::{Arrived, Goal, settle};
-use crate::gitops::{argocd, git, source, tree};
+use crate::gitops::{argocd, explain, git, source, tree};
 use crate::images::{self, Wanted};
 use crate::inputs::{self, Inputs};
-use crate::kube::get;
+use crate::kube::{get, list};
 use crate::lock;
 use crate::store::Store;
 use crate::wait::{Look, Wait, wait_for};
@@ -28,7 +28,7 @@ use crate::{plan, yaml};
 
 /// Brings the environment up; `plan_only` says what that would be, and touches nothing.
 pub async fn up(context: &Context, plan_only: bool) -> anyhow::Result<Exit> {
-    let inputs = inputs::load(&context.selector.parse()?, &context.directory)?;
+    let inputs = inputs::load(&context.selector, &context.directory)?;
     if plan_only {
         return plan::show(context, &inputs).await;
     }
@@ -179,7 +179,7 @@ async fn set_up_gitops(
 
 /// Argo CD's objects and the git source's, under the image names of the environment: definitions, and the rest.
 pub fn manifests(inputs: &Inputs, store: &Store) -> anyhow::Result<(Vec<serde_json::Value>, Vec<serde_json::Value>)> {
-    let manifest = crate::store::read_file(store, argocd::MANIFEST, images::origin(&inputs.environment))?;
+    let manifest = images::read_file(store, argocd::MANIFEST, images::origin(&inputs.environment))?;
     let upstream = yaml::documents(argocd::MANIFEST, &manifest)?;
     let names = inputs.environment.image_names.iter().map(|(upstream, here)| (upstream.to_string(), here.to_string())).collect();
     let (definitions, mut rest) = argocd::manifests(upstream, &names);
@@ -251,8 +251,9 @@ async fn wait_for_workloads(context: &Context, client: &Client, step: &Step) -> 
                 Some(workload) => argocd::workload_lacks(workload),
             };
             if let Some(lacks) = lacks {
-                let pods = crate::kube::list(client, "v1", "Pod", Some(argocd::NAMESPACE), &format!("app.kubernetes.io/name={name}"));
-                let why = pods.await?.iter().find_map(crate::gitops::explain::pod);
+                let theirs = format!("app.kubernetes.io/name={name}");
+                let pods = list(client, "v1", "Pod", Some(argocd::NAMESPACE), &theirs).await?;
+                let why = pods.iter().find_map(explain::pod);
                 return Ok(Look::NotYet(why.map_or(lacks.clone(), |why| format!("{lacks} ({why})"))));
             }
         }

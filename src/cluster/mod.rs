@@ -9,12 +9,13 @@ pub mod ports;
 
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ::kube::Client;
 use anyhow::Context as _;
 
+use self::kind_config::PublishedPort;
 use crate::context::Context;
 use crate::docker::{Docker, Node, State};
 use crate::environment::Environment;
@@ -125,13 +126,13 @@ pub fn decide(found: &Found) -> Action {
 pub fn differs(inputs: &Inputs, nodes: &[Node]) -> Option<String> {
     let published = |node: &Node| node.ports.iter().map(|port| (port.address.clone(), port.host, port.container)).collect::<Vec<_>>();
     let there: Vec<_> = nodes.iter().flat_map(published).collect();
-    let lacking = inputs.cluster.published_ports().into_iter().find(|(address, host, container)| {
-        !there.contains(&(address.to_string(), *host, *container))
+    let lacking = inputs.cluster_config.published_ports().iter().find(|port| {
+        !there.contains(&(port.address.to_string(), port.host_port, port.container_port))
     });
-    if let Some((address, host, container)) = lacking {
-        return Some(format!("it doesn't publish {address}:{host} to port {container} of its node"));
+    if let Some(PublishedPort { address, host_port, container_port }) = lacking {
+        return Some(format!("it doesn't publish {address}:{host_port} to port {container_port} of its node"));
     }
-    let wanted = inputs.cluster.node_count();
+    let wanted = inputs.cluster_config.node_count();
     let made = kind::workers_and_control_planes(nodes).count();
     if wanted != made {
         return Some(format!("it has {made} nodes where {} asks for {wanted}", inputs.environment.config.display()));
@@ -171,7 +172,7 @@ pub async fn realise(
     docker: &Docker,
     inputs: &Inputs,
     action: &Action,
-    kind: Option<&PathBuf>,
+    kind: Option<&Path>,
     step: &Step,
 ) -> anyhow::Result<()> {
     match action {
@@ -191,7 +192,7 @@ pub async fn realise(
     }
 }
 
-async fn create(context: &Context, inputs: &Inputs, kind: &PathBuf, step: &Step) -> anyhow::Result<()> {
+async fn create(context: &Context, inputs: &Inputs, kind: &Path, step: &Step) -> anyhow::Result<()> {
     let environment = &inputs.environment;
     let mark = context.paths.mark(&environment.id);
     paths::private_folder(&context.paths.environment(&environment.id))?;
@@ -200,7 +201,7 @@ async fn create(context: &Context, inputs: &Inputs, kind: &PathBuf, step: &Step)
     let config = scratch.path().join("kind.yaml");
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::File::create(&config)?;
-        file.write_all(inputs.cluster.with_mark(&environment.id, &mark).as_bytes())
+        file.write_all(inputs.cluster_config.with_mark(&environment.id, &mark).as_bytes())
     };
     write().with_context(|| format!("write {}", config.display()))?;
     step.waiting("kind create cluster");
@@ -213,7 +214,7 @@ async fn create(context: &Context, inputs: &Inputs, kind: &PathBuf, step: &Step)
 
 /// The addresses and ports of this machine that creating the cluster will take.
 pub fn ports_to_take(inputs: &Inputs) -> Vec<(IpAddr, u16)> {
-    inputs.cluster.published_ports().into_iter().map(|(address, host, _)| (address, host)).collect()
+    inputs.cluster_config.published_ports().iter().map(|port| (port.address, port.host_port)).collect()
 }
 
 /// A client for the cluster's API server as soon as it answers, also while kind still works on the rest; writes the

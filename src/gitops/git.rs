@@ -17,7 +17,7 @@ use crate::exec::{self, Cmd};
 use crate::stop::Stop;
 
 /// What keeps the person's own git settings out of it.
-pub const ENVIRONMENT: [(&str, &str); 3] =
+const ENVIRONMENT: [(&str, &str); 3] =
     [("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_TERMINAL_PROMPT", "0")];
 
 /// One file of the tree.
@@ -121,11 +121,14 @@ fn quoted(path: &str) -> String {
     format!("\"{escaped}\"")
 }
 
+/// A call of git without the person's own settings.
+pub fn own(call: Cmd) -> Cmd {
+    ENVIRONMENT.into_iter().fold(call, |call, (name, value)| call.env(name, value))
+}
+
 /// Commits a tree into the bare repository, which is made anew where it is missing or broken; returns the revision.
 pub async fn commit(repository: &Path, files: &[TreeFile], step: &Step, stop: &Stop) -> anyhow::Result<String> {
-    let git = |arguments: &[&str]| {
-        Cmd::new("git").args(arguments.iter().copied()).current_dir(repository).envs(ENVIRONMENT)
-    };
+    let git = |arguments: &[&str]| own(Cmd::new("git").args(arguments.iter().copied()).directory(repository));
     if !repository.join("HEAD").is_file() {
         // Half-made by a run that was killed: nothing in it is worth keeping.
         let _ = std::fs::remove_dir_all(repository);
@@ -136,7 +139,7 @@ pub async fn commit(repository: &Path, files: &[TreeFile], step: &Step, stop: &S
     let import = git(&["fast-import", "--quiet", "--force", "--done"]).stdin(import_stream(files));
     exec::run(&import, stop, step).await.context("commit the bundles")?;
     let head = exec::run(&git(&["rev-parse", &format!("refs/heads/{BRANCH}")]), stop, step).await?;
-    Ok(head.stdout_text().trim().to_owned())
+    Ok(head.text())
 }
 
 #[cfg(test)]
@@ -149,7 +152,7 @@ mod tests {
             TreeFile { path: "bundles/a b.yaml".into(), mode: Mode::Plain, bytes: b"x: 1\n".to_vec() },
             TreeFile { path: "bundles/run".into(), mode: Mode::Executable, bytes: b"#!/bin/sh\n".to_vec() },
         ];
-        insta::assert_snapshot!(String::from_utf8(import_stream(&files)).unwrap(), @r"
+        insta::assert_snapshot!(String::from_utf8(import_stream(&files)).unwrap(), @r#"
         commit refs/heads/main
         committer devenv <devenv@localhost> 0 +0000
         data 32
@@ -163,7 +166,7 @@ mod tests {
         #!/bin/sh
 
         done
-        ");
+        "#);
     }
 
     #[test]

@@ -119,12 +119,13 @@ pub async fn push(client: &Client, pod: &str, repository: &Path, step: &Step, st
     let listener = TcpListener::bind("127.0.0.1:0").await.context("open a port on loopback for the push")?;
     let port = listener.local_addr()?.port();
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
-    let push = Cmd::new("git")
-        .args(["push", "--quiet", "--force"])
-        .arg(format!("git://127.0.0.1:{port}/bundles.git"))
-        .arg(format!("{BRANCH}:{BRANCH}"))
-        .current_dir(repository)
-        .envs(super::git::ENVIRONMENT);
+    let push = super::git::own(
+        Cmd::new("git")
+            .args(["push", "--quiet", "--force"])
+            .arg(format!("git://127.0.0.1:{port}/bundles.git"))
+            .arg(format!("{BRANCH}:{BRANCH}"))
+            .directory(repository),
+    );
     tokio::select! {
         pushed = exec::run(&push, stop, step) => {
             pushed.context("push the bundles into the cluster's git")?;

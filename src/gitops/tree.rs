@@ -41,7 +41,7 @@ fn pass_through_overlays(inputs: &Inputs) -> Vec<TreeFile> {
         .bundles
         .iter()
         .filter_map(|bundle| {
-            let used = bundle.overlay(&inputs.environment);
+            let used = bundle.overlay();
             let up = if used == "base" { "../../base".to_owned() } else { format!("../{}", used.trim_start_matches("overlays/")) };
             (used != wanted).then(|| TreeFile {
                 path: format!("bundles/{}/{}/{wanted}/kustomization.yaml", bundle.project, bundle.name),

@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod import;
 pub mod layout;
+pub mod packages;
 pub mod reference;
 #[cfg(test)]
 mod testing;
