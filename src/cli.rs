@@ -107,7 +107,14 @@ pub struct Sync {
 #[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// The environment: the name of a file in cluster-configs/, or a path to one
-    #[arg(long, short = 'e', global = true, env = "DEVENV_ENVIRONMENT", default_value = "dev", value_name = "NAME|FILE")]
+    #[arg(
+        long,
+        short = 'e',
+        global = true,
+        env = "DEVENV_ENVIRONMENT",
+        default_value = "dev",
+        value_name = "NAME|FILE"
+    )]
     pub environment: String,
     /// How results are written: for people, or as JSON lines for programs
     #[arg(long, short = 'o', global = true, value_enum, default_value_t = Output::Text)]

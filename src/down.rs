@@ -14,7 +14,13 @@ use crate::{inputs, lock};
 /// Only the environment file must be readable: a mistake in a bundle is no reason to keep a cluster.
 pub async fn down(context: &Context) -> anyhow::Result<Exit> {
     let environment = inputs::environment(&context.selector, &context.directory)?;
-    let _lock = lock::acquire(&context.paths.lock(&environment.id), "down", &context.events, &context.stop).await?;
+    let _lock = lock::acquire(
+        &context.paths.lock(&environment.id),
+        "down",
+        &context.events,
+        &context.stop,
+    )
+    .await?;
     let removed = remove(context, &environment).await?;
     context.events.verdict(match removed {
         true => format!("{} is gone", environment.name),
@@ -31,11 +37,17 @@ pub async fn remove(context: &Context, environment: &Environment) -> anyhow::Res
     let nodes = cluster::nodes(&docker, environment).await?;
     match cluster::remove(&docker, &nodes).await? {
         0 => step.unchanged("no container of it"),
-        count => step.done(format!("removed {count} container{} and their volumes", if count == 1 { "" } else { "s" })),
+        count => step.done(format!(
+            "removed {count} container{} and their volumes",
+            if count == 1 { "" } else { "s" }
+        )),
     }
 
     let step = context.events.step("files");
-    let own = [context.paths.environment(&environment.id), context.paths.git(&environment.id)];
+    let own = [
+        context.paths.environment(&environment.id),
+        context.paths.git(&environment.id),
+    ];
     let mut removed = 0;
     for folder in own.iter().filter(|folder| folder.exists()) {
         std::fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))?;

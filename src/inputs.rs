@@ -40,12 +40,14 @@ pub fn load(selector: &Selector, working_directory: &Path) -> anyhow::Result<Inp
 pub fn environment(selector: &Selector, working_directory: &Path) -> anyhow::Result<Environment> {
     let location = environment::find(selector, working_directory)?;
     let source = Source::read(&location.file).map_err(|mistake| vec![mistake]);
-    source.and_then(|source| environment::parse(&location, source)).map_err(|mut mistakes| {
-        for mistake in &mut mistakes {
-            mistake.file = as_seen_from(working_directory, &mistake.file);
-        }
-        Failure::Input(mistakes).into()
-    })
+    source
+        .and_then(|source| environment::parse(&location, source))
+        .map_err(|mut mistakes| {
+            for mistake in &mut mistakes {
+                mistake.file = as_seen_from(working_directory, &mistake.file);
+            }
+            Failure::Input(mistakes).into()
+        })
 }
 
 fn load_from(location: &environment::Location, mistakes: &mut Vec<Mistake>) -> Option<Inputs> {

@@ -63,7 +63,16 @@ use stop::Stop;
 
 /// Runs one command.
 pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
-    let Cli { command, global: Global { environment, output, timeout, .. } } = cli;
+    let Cli {
+        command,
+        global:
+            Global {
+                environment,
+                output,
+                timeout,
+                ..
+            },
+    } = cli;
     let context = Context {
         events,
         stop,
@@ -84,7 +93,13 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
         }
         Command::Kubeconfig => {
             let environment = inputs::environment(&context.selector, &context.directory)?;
-            report::data(&context.paths.kubeconfig(&environment.id).display().to_string())?;
+            report::data(
+                &context
+                    .paths
+                    .kubeconfig(&environment.id)
+                    .display()
+                    .to_string(),
+            )?;
             Ok(Exit::Ready)
         }
         Command::Completions { shell } => {

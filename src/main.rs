@@ -23,9 +23,18 @@ fn main() -> ExitCode {
     log(cli.global.verbose);
     // One TLS library, one provider of its cryptography, for everything that talks TLS.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
-        Err(error) => return code(report::error(&anyhow::anyhow!("start the runtime: {error}"), style)),
+        Err(error) => {
+            return code(report::error(
+                &anyhow::anyhow!("start the runtime: {error}"),
+                style,
+            ));
+        }
     };
     let exit = runtime.block_on(run(cli, style));
     // A task that still reads a pipe of somebody's must not keep the program.
@@ -66,6 +75,9 @@ fn log(verbose: u8) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("DEVENV_LOG");
     if verbose >= 2 || filter.is_ok() {
         let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init();
     }
 }

@@ -13,7 +13,7 @@ use crate::gitops::waves::short;
 use crate::gitops::{git, tree};
 use crate::images::{self, Wanted};
 use crate::inputs::Inputs;
-use crate::kube::{holds, label, list};
+use crate::kube::{holds, label, live};
 use crate::store::{Store, import};
 use crate::{report, up};
 
@@ -39,17 +39,46 @@ pub async fn show(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit> {
     let store = Store::open(&context.paths.store())?;
     let missing = images::missing(&store, &wanted.names(), images::origin(environment))?;
     match missing.as_slice() {
-        [] => say("store", format!("keep: all {} entries are there", wanted.names().len())),
-        missing => missing.iter().for_each(|name| say("store", format!("fetch {name}"))),
+        [] => say(
+            "store",
+            format!("keep: all {} entries are there", wanted.names().len()),
+        ),
+        missing => missing
+            .iter()
+            .for_each(|name| say("store", format!("fetch {name}"))),
     }
-    for line in image_lines(&docker, &store, inputs, &wanted, &nodes, &action, missing.is_empty()).await? {
+    for line in image_lines(
+        &docker,
+        &store,
+        inputs,
+        &wanted,
+        &nodes,
+        &action,
+        missing.is_empty(),
+    )
+    .await?
+    {
         say("images", line);
     }
-    for line in gitops_lines(context, &docker, inputs, &store, &nodes, &found, missing.is_empty()).await? {
+    for line in gitops_lines(
+        context,
+        &docker,
+        inputs,
+        &store,
+        &nodes,
+        &found,
+        missing.is_empty(),
+    )
+    .await?
+    {
         say("argo cd", line);
     }
     let kubeconfig = context.paths.kubeconfig(&environment.id);
-    let verb = if kubeconfig.exists() && action == Action::Keep { "keep" } else { "write" };
+    let verb = if kubeconfig.exists() && action == Action::Keep {
+        "keep"
+    } else {
+        "write"
+    };
     say("kubeconfig", format!("{verb} {}", kubeconfig.display()));
     report::data(&plan)?;
     Ok(Exit::Ready)
@@ -62,11 +91,21 @@ fn cluster_line(inputs: &Inputs, nodes: &[Node], action: &Action) -> anyhow::Res
     {
         return Err(cluster::refuse_different(&inputs.environment, &difference));
     }
-    let config = inputs.environment.config.strip_prefix(&inputs.environment.root).unwrap_or(&inputs.environment.config).display();
+    let config = inputs
+        .environment
+        .config
+        .strip_prefix(&inputs.environment.root)
+        .unwrap_or(&inputs.environment.config)
+        .display();
     let count = inputs.cluster_config.node_count();
     Ok(match action {
-        Action::Create => format!("create {name} from {config}: {count} node(s) of {}", inputs.environment.node_image),
-        Action::Recreate(reason) => format!("remove the half-made {name} ({reason}) and create it from {config}"),
+        Action::Create => format!(
+            "create {name} from {config}: {count} node(s) of {}",
+            inputs.environment.node_image
+        ),
+        Action::Recreate(reason) => {
+            format!("remove the half-made {name} ({reason}) and create it from {config}")
+        }
         Action::Start(nodes) => format!("start {}", nodes.join(", ")),
         Action::Keep => format!("keep {name}"),
     })
@@ -81,9 +120,17 @@ async fn image_lines(
     action: &Action,
     store_is_full: bool,
 ) -> anyhow::Result<Vec<String>> {
-    let all: Vec<String> = wanted.groups.iter().flatten().map(ToString::to_string).collect();
+    let all: Vec<String> = wanted
+        .groups
+        .iter()
+        .flatten()
+        .map(ToString::to_string)
+        .collect();
     if *action != Action::Keep || !store_is_full {
-        return Ok(all.into_iter().map(|image| format!("load {image} where a node lacks it")).collect());
+        return Ok(all
+            .into_iter()
+            .map(|image| format!("load {image} where a node lacks it"))
+            .collect());
     }
     let mut lines = Vec::new();
     for node in cluster::kind::workers_and_control_planes(nodes) {
@@ -110,7 +157,11 @@ async fn gitops_lines(
     found: &Found,
     store_is_full: bool,
 ) -> anyhow::Result<Vec<String>> {
-    let names: Vec<&str> = inputs.bundles.iter().map(|bundle| bundle.name.as_str()).collect();
+    let names: Vec<&str> = inputs
+        .bundles
+        .iter()
+        .map(|bundle| bundle.name.as_str())
+        .collect();
     let client = match found {
         Found::Running => cluster::client_if_running(docker, &inputs.environment, nodes).await?,
         _ => None,
@@ -124,25 +175,32 @@ async fn gitops_lines(
     let mut lines = Vec::new();
     let (definitions, rest) = up::manifests(inputs, store)?;
     for object in definitions.iter().chain(&rest) {
-        let kind = crate::kube::text(object, "/kind");
-        let api_version = crate::kube::text(object, "/apiVersion");
-        let live = list(&client, api_version, kind, None, "").await.unwrap_or_default();
-        let of_it = live.iter().find(|live| label(live) == label(object));
-        match of_it {
+        match live(&client, object).await? {
             None => lines.push(format!("create {}", label(object))),
-            Some(live) if !holds(object, live) => lines.push(format!("change {}", label(object))),
+            Some(live) if !holds(object, &live) => lines.push(format!("change {}", label(object))),
             Some(_) => {}
         }
     }
     let scratch = tempfile::tempdir().context("make a folder for the commit")?;
     let quiet = crate::event::Events::channel().0.step("plan");
-    let revision = git::commit(&scratch.path().join("plan.git"), &tree::tree(inputs)?, &quiet, &context.stop).await?;
+    let revision = git::commit(
+        &scratch.path().join("plan.git"),
+        &tree::tree(inputs)?,
+        &quiet,
+        &context.stop,
+    )
+    .await?;
     let apps = applications(&client).await?;
     for bundle in &inputs.bundles {
         match apps.get(&bundle.name) {
             None => lines.push(format!("create application {}", bundle.name)),
             Some(app) if app.revision != revision => {
-                lines.push(format!("sync application {} to {} (now {})", bundle.name, short(&revision), short(&app.revision)));
+                lines.push(format!(
+                    "sync application {} to {} (now {})",
+                    bundle.name,
+                    short(&revision),
+                    short(&app.revision)
+                ));
             }
             Some(_) => {}
         }
@@ -151,7 +209,11 @@ async fn gitops_lines(
         lines.push(format!("remove application {name}: its bundle is gone"));
     }
     if lines.is_empty() {
-        lines.push(format!("keep: {} applications at {}", apps.len(), short(&revision)));
+        lines.push(format!(
+            "keep: {} applications at {}",
+            apps.len(),
+            short(&revision)
+        ));
     }
     Ok(lines)
 }

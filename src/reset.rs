@@ -9,8 +9,17 @@ use crate::{down, inputs, lock, up};
 pub async fn reset(context: &Context) -> anyhow::Result<Exit> {
     // Everything is read and checked before anything is removed.
     let inputs = inputs::load(&context.selector, &context.directory)?;
-    let _lock = lock::acquire(&context.paths.lock(&inputs.environment.id), "reset", &context.events, &context.stop).await?;
-    context.events.notice(format!("{} is made anew: whatever was changed in its cluster is lost", inputs.environment.name));
+    let _lock = lock::acquire(
+        &context.paths.lock(&inputs.environment.id),
+        "reset",
+        &context.events,
+        &context.stop,
+    )
+    .await?;
+    context.events.notice(format!(
+        "{} is made anew: whatever was changed in its cluster is lost",
+        inputs.environment.name
+    ));
     down::remove(context, &inputs.environment).await?;
     up::bring_up(context, &inputs).await
 }

@@ -57,7 +57,11 @@ struct Application {
 /// Looks, and gives the text for stdout with the exit code: 0 where all is ready, else 1.
 pub async fn status(context: &Context, output: Output) -> anyhow::Result<(Exit, String)> {
     let status = look(context).await?;
-    let exit = if status.ready { Exit::Ready } else { Exit::StepFailed };
+    let exit = if status.ready {
+        Exit::Ready
+    } else {
+        Exit::StepFailed
+    };
     let text = match output {
         Output::Json => format!("{}\n", serde_json::to_string(&status)?),
         Output::Text => status.to_string(),
@@ -74,7 +78,10 @@ async fn look(context: &Context) -> anyhow::Result<Status> {
     let (state, detail) = match &found {
         Found::Absent => ("absent", "devenv up makes it".to_owned()),
         Found::HalfMade(reason) => ("half-made", format!("{reason}; devenv up makes it anew")),
-        Found::Stopped(names) => ("stopped", format!("{} doesn't run; devenv up starts it", names.join(", "))),
+        Found::Stopped(names) => (
+            "stopped",
+            format!("{} doesn't run; devenv up starts it", names.join(", ")),
+        ),
         Found::Running => ("running", String::new()),
     };
     let mut status = Status {
@@ -85,7 +92,11 @@ async fn look(context: &Context) -> anyhow::Result<Status> {
             state,
             detail,
             nodes: nodes.iter().map(|node| node.name.clone()).collect(),
-            kubeconfig: context.paths.kubeconfig(&environment.id).display().to_string(),
+            kubeconfig: context
+                .paths
+                .kubeconfig(&environment.id)
+                .display()
+                .to_string(),
         },
         argo_cd: Vec::new(),
         applications: Vec::new(),
@@ -106,24 +117,37 @@ async fn look(context: &Context) -> anyhow::Result<Status> {
             None => Some("not there".to_owned()),
             Some(workload) => argocd::workload_lacks(&workload),
         };
-        status.argo_cd.push(Workload { name, ready: lacks.is_none(), waits_for: lacks.unwrap_or_default() });
+        status.argo_cd.push(Workload {
+            name,
+            ready: lacks.is_none(),
+            waits_for: lacks.unwrap_or_default(),
+        });
     }
     let apps = applications(&client).await?;
     let newest = newest_revision(apps.values());
     for bundle in &inputs.bundles {
-        status.applications.push(application(&client, bundle, apps.get(&bundle.name), &newest).await);
+        status
+            .applications
+            .push(application(&client, bundle, apps.get(&bundle.name), &newest).await);
     }
-    let gone = apps.iter().filter(|(name, _)| !inputs.bundles.iter().any(|bundle| bundle.name == **name));
-    status.applications.extend(gone.map(|(name, app)| Application {
-        name: name.clone(),
-        wave: 0,
-        sync: app.sync.clone(),
-        health: app.health.clone(),
-        revision: app.revision.clone(),
-        waits_for: "its bundle is gone; devenv sync removes it".to_owned(),
-    }));
+    let gone = apps
+        .iter()
+        .filter(|(name, _)| !inputs.bundles.iter().any(|bundle| bundle.name == **name));
+    status
+        .applications
+        .extend(gone.map(|(name, app)| Application {
+            name: name.clone(),
+            wave: 0,
+            sync: app.sync.clone(),
+            health: app.health.clone(),
+            revision: app.revision.clone(),
+            waits_for: "its bundle is gone; devenv sync removes it".to_owned(),
+        }));
     status.ready = status.argo_cd.iter().all(|workload| workload.ready)
-        && status.applications.iter().all(|application| application.waits_for.is_empty());
+        && status
+            .applications
+            .iter()
+            .all(|application| application.waits_for.is_empty());
     Ok(status)
 }
 
@@ -133,10 +157,19 @@ fn newest_revision<'a>(apps: impl Iterator<Item = &'a App>) -> String {
     for app in apps.filter(|app| !app.revision.is_empty()) {
         *counted.entry(&app.revision).or_default() += 1;
     }
-    counted.into_iter().max_by_key(|(_, count)| *count).map(|(revision, _)| revision.to_owned()).unwrap_or_default()
+    counted
+        .into_iter()
+        .max_by_key(|(_, count)| *count)
+        .map(|(revision, _)| revision.to_owned())
+        .unwrap_or_default()
 }
 
-async fn application(client: &kube::Client, bundle: &Bundle, app: Option<&App>, revision: &str) -> Application {
+async fn application(
+    client: &kube::Client,
+    bundle: &Bundle,
+    app: Option<&App>,
+    revision: &str,
+) -> Application {
     let Some(app) = app else {
         return Application {
             name: bundle.name.clone(),
@@ -146,7 +179,14 @@ async fn application(client: &kube::Client, bundle: &Bundle, app: Option<&App>, 
             revision: String::new(),
             waits_for: match bundle.needs.as_slice() {
                 [] => "not made yet".to_owned(),
-                needs => format!("not let in yet; it needs {}", needs.iter().map(|need| need.bundle.as_str()).collect::<Vec<_>>().join(", ")),
+                needs => format!(
+                    "not let in yet; it needs {}",
+                    needs
+                        .iter()
+                        .map(|need| need.bundle.as_str())
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                ),
             },
         };
     };
@@ -168,27 +208,81 @@ async fn application(client: &kube::Client, bundle: &Bundle, app: Option<&App>, 
 
 impl std::fmt::Display for Status {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Cluster { name, provider, state, detail, kubeconfig, .. } = &self.cluster;
+        let Cluster {
+            name,
+            provider,
+            state,
+            detail,
+            kubeconfig,
+            ..
+        } = &self.cluster;
         writeln!(formatter, "environment  {}", self.environment)?;
-        let detail = if detail.is_empty() { String::new() } else { format!(": {detail}") };
-        writeln!(formatter, "cluster      {name} ({provider}), {state}{detail}")?;
+        let detail = if detail.is_empty() {
+            String::new()
+        } else {
+            format!(": {detail}")
+        };
+        writeln!(
+            formatter,
+            "cluster      {name} ({provider}), {state}{detail}"
+        )?;
         if *state != "running" {
             return Ok(());
         }
         writeln!(formatter, "kubeconfig   {kubeconfig}")?;
-        let unready: Vec<&str> = self.argo_cd.iter().filter(|workload| !workload.ready).map(|workload| workload.waits_for.as_str()).collect();
-        let argo_cd = if unready.is_empty() { "ready".to_owned() } else { unready.join("; ") };
+        let unready: Vec<&str> = self
+            .argo_cd
+            .iter()
+            .filter(|workload| !workload.ready)
+            .map(|workload| workload.waits_for.as_str())
+            .collect();
+        let argo_cd = if unready.is_empty() {
+            "ready".to_owned()
+        } else {
+            unready.join("; ")
+        };
         writeln!(formatter, "argo cd      {}, {argo_cd}", argocd::VERSION)?;
         if self.applications.is_empty() {
             return Ok(());
         }
-        let width = self.applications.iter().map(|application| application.name.len()).max().unwrap_or_default().max(11);
-        writeln!(formatter, "\n{:width$}  wave  {:9}  {:11}  {:8}  waits for", "application", "sync", "health", "revision")?;
-        for Application { name, wave, sync, health, revision, waits_for } in &self.applications {
-            let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+        let width = self
+            .applications
+            .iter()
+            .map(|application| application.name.len())
+            .max()
+            .unwrap_or_default()
+            .max(11);
+        writeln!(
+            formatter,
+            "\n{:width$}  wave  {:9}  {:11}  {:8}  waits for",
+            "application", "sync", "health", "revision"
+        )?;
+        for Application {
+            name,
+            wave,
+            sync,
+            health,
+            revision,
+            waits_for,
+        } in &self.applications
+        {
+            let or_dash = |text: &str| {
+                if text.is_empty() {
+                    "-".to_owned()
+                } else {
+                    text.to_owned()
+                }
+            };
             let (sync, health, waits_for) = (or_dash(sync), or_dash(health), or_dash(waits_for));
-            let revision = if revision.is_empty() { "-" } else { short(revision) };
-            writeln!(formatter, "{name:width$}  {wave:<4}  {sync:9}  {health:11}  {revision:8}  {waits_for}")?;
+            let revision = if revision.is_empty() {
+                "-"
+            } else {
+                short(revision)
+            };
+            writeln!(
+                formatter,
+                "{name:width$}  {wave:<4}  {sync:9}  {health:11}  {revision:8}  {waits_for}"
+            )?;
         }
         Ok(())
     }

@@ -19,7 +19,13 @@ use crate::{cluster, lock, up};
 pub async fn sync(context: &Context, prune: bool) -> anyhow::Result<Exit> {
     let inputs = inputs::load(&context.selector, &context.directory)?;
     let environment = &inputs.environment;
-    let _lock = lock::acquire(&context.paths.lock(&environment.id), "sync", &context.events, &context.stop).await?;
+    let _lock = lock::acquire(
+        &context.paths.lock(&environment.id),
+        "sync",
+        &context.events,
+        &context.stop,
+    )
+    .await?;
     let docker = docker::connect().await?;
     let nodes = cluster::nodes(&docker, environment).await?;
     let Some(client) = cluster::client_if_running(&docker, environment, &nodes).await? else {
@@ -46,28 +52,47 @@ pub async fn sync(context: &Context, prune: bool) -> anyhow::Result<Exit> {
         count => step.done(format!("{count} of {total} had to be waited for")),
     }
     context.events.verdict(match waited {
-        0 => format!("nothing to change: {total} of {total} applications healthy at {}", short(&revision)),
-        _ => format!("applied: {total} of {total} applications healthy at {}", short(&revision)),
+        0 => format!(
+            "nothing to change: {total} of {total} applications healthy at {}",
+            short(&revision)
+        ),
+        _ => format!(
+            "applied: {total} of {total} applications healthy at {}",
+            short(&revision)
+        ),
     });
     Ok(Exit::Ready)
 }
 
 /// A typing mistake in a folder's name must not take half the platform away.
-fn refuse_to_remove_many(inputs: &Inputs, live: BTreeSet<&String>, prune: bool) -> anyhow::Result<()> {
+fn refuse_to_remove_many(
+    inputs: &Inputs,
+    live: BTreeSet<&String>,
+    prune: bool,
+) -> anyhow::Result<()> {
     let wanted: BTreeSet<&String> = inputs.bundles.iter().map(|bundle| &bundle.name).collect();
     let removed: Vec<&str> = live.difference(&wanted).map(|name| name.as_str()).collect();
     if prune || removed.len() < 2 {
         return Ok(());
     }
     Err(Failure::Usage {
-        message: format!("this would remove {} applications with all they made: {}", removed.len(), removed.join(", ")),
+        message: format!(
+            "this would remove {} applications with all they made: {}",
+            removed.len(),
+            removed.join(", ")
+        ),
         hint: "if that is meant: devenv sync --prune".to_owned(),
     }
     .into())
 }
 
 /// Brings images that a bundle newly names into the nodes first, so that no pod waits for one.
-async fn new_images(context: &Context, docker: &Docker, inputs: &Inputs, step: &Step) -> anyhow::Result<watch::Receiver<Arrived>> {
+async fn new_images(
+    context: &Context,
+    docker: &Docker,
+    inputs: &Inputs,
+    step: &Step,
+) -> anyhow::Result<watch::Receiver<Arrived>> {
     let wanted = Wanted::of(inputs)?;
     let store = Store::open(&context.paths.store())?;
     images::fill(context, docker, &store, inputs, &wanted, step).await?;

@@ -32,7 +32,13 @@ pub async fn up(context: &Context, plan_only: bool) -> anyhow::Result<Exit> {
     if plan_only {
         return plan::show(context, &inputs).await;
     }
-    let _lock = lock::acquire(&context.paths.lock(&inputs.environment.id), "up", &context.events, &context.stop).await?;
+    let _lock = lock::acquire(
+        &context.paths.lock(&inputs.environment.id),
+        "up",
+        &context.events,
+        &context.stop,
+    )
+    .await?;
     bring_up(context, &inputs).await
 }
 
@@ -63,11 +69,17 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
     let fetched = images::fill(context, &docker, &store, inputs, &wanted, &step).await?;
     match fetched {
         0 => step.unchanged(format!("all {} entries are there", wanted.names().len())),
-        count => step.done(format!("{count} of {} entries were fetched", wanted.names().len())),
+        count => step.done(format!(
+            "{count} of {} entries were fetched",
+            wanted.names().len()
+        )),
     }
 
     if let Action::Recreate(reason) = &action {
-        context.events.notice(format!("the cluster {} is half-made ({reason}): it is made anew", inputs.environment.cluster));
+        context.events.notice(format!(
+            "the cluster {} is half-made ({reason}): it is made anew",
+            inputs.environment.cluster
+        ));
         cluster::remove(&docker, &nodes).await?;
     }
     // Everything from here on runs side by side and waits for just what it needs.
@@ -80,7 +92,10 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
     let total = inputs.bundles.len();
     let changed = cluster_changed || loaded > 0 || applied.changed;
     context.events.verdict(match changed {
-        true => format!("ready: {total} of {total} applications healthy at {}", crate::gitops::waves::short(&applied.revision)),
+        true => format!(
+            "ready: {total} of {total} applications healthy at {}",
+            crate::gitops::waves::short(&applied.revision)
+        ),
         false => format!(
             "nothing to change: {total} of {total} applications healthy at {}",
             crate::gitops::waves::short(&applied.revision)
@@ -93,7 +108,11 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
 fn say_what_is_left_out(context: &Context, inputs: &Inputs) {
     let environment = &inputs.environment;
     if !environment.exclude.is_empty() {
-        context.events.notice(format!("{} leaves out: {}", environment.name, environment.exclude.join(", ")));
+        context.events.notice(format!(
+            "{} leaves out: {}",
+            environment.name,
+            environment.exclude.join(", ")
+        ));
     }
 }
 
@@ -114,7 +133,9 @@ async fn make_cluster(
     let name = &inputs.environment.cluster;
     match action {
         Action::Keep => step.unchanged(format!("{name} runs")),
-        Action::Start(nodes) => step.done(format!("{name} was stopped; started {}", nodes.join(", "))),
+        Action::Start(nodes) => {
+            step.done(format!("{name} was stopped; started {}", nodes.join(", ")))
+        }
         Action::Create | Action::Recreate(_) => step.done(format!("{name} created")),
     }
     Ok(*action != Action::Keep)
@@ -161,7 +182,10 @@ async fn set_up_gitops(
     let revision = push(context, inputs, &client, &step).await?;
     match changed.len() {
         0 => step.unchanged(format!("{} is installed", argocd::VERSION)),
-        count => step.done(format!("{} installed: {count} objects written", argocd::VERSION)),
+        count => step.done(format!(
+            "{} installed: {count} objects written",
+            argocd::VERSION
+        )),
     }
 
     let step = context.events.step("applications");
@@ -174,44 +198,86 @@ async fn set_up_gitops(
         0 => step.unchanged(format!("{} healthy", goal.bundles.len())),
         _ => step.done(format!("{} healthy", goal.bundles.len())),
     }
-    Ok(Applied { changed: !changed.is_empty() || waited > 0, revision })
+    Ok(Applied {
+        changed: !changed.is_empty() || waited > 0,
+        revision,
+    })
 }
 
 /// Argo CD's objects and the git source's, under the image names of the environment: definitions, and the rest.
-pub fn manifests(inputs: &Inputs, store: &Store) -> anyhow::Result<(Vec<serde_json::Value>, Vec<serde_json::Value>)> {
+pub fn manifests(
+    inputs: &Inputs,
+    store: &Store,
+) -> anyhow::Result<(Vec<serde_json::Value>, Vec<serde_json::Value>)> {
     let manifest = images::read_file(store, argocd::MANIFEST, images::origin(&inputs.environment))?;
     let upstream = yaml::documents(argocd::MANIFEST, &manifest)?;
-    let names = inputs.environment.image_names.iter().map(|(upstream, here)| (upstream.to_string(), here.to_string())).collect();
+    let names = inputs
+        .environment
+        .image_names
+        .iter()
+        .map(|(upstream, here)| (upstream.to_string(), here.to_string()))
+        .collect();
     let (definitions, mut rest) = argocd::manifests(upstream, &names);
-    rest.extend(source::manifests(&names.get(argocd::IMAGE).cloned().unwrap_or_else(|| argocd::IMAGE.to_owned())));
+    rest.extend(source::manifests(
+        &names
+            .get(argocd::IMAGE)
+            .cloned()
+            .unwrap_or_else(|| argocd::IMAGE.to_owned()),
+    ));
     Ok((definitions, rest))
 }
 
 /// Pods whose image isn't there yet would fall into the kubelet's back-off: Argo CD's images come first.
-async fn wait_for_images(context: &Context, step: &Step, arrivals: &mut watch::Receiver<Arrived>, inputs: &Inputs) -> anyhow::Result<()> {
+async fn wait_for_images(
+    context: &Context,
+    step: &Step,
+    arrivals: &mut watch::Receiver<Arrived>,
+    inputs: &Inputs,
+) -> anyhow::Result<()> {
     let wanted = Wanted::of(inputs)?;
-    let first: Vec<String> = wanted.groups.first().into_iter().flatten().map(ToString::to_string).collect();
+    let first: Vec<String> = wanted
+        .groups
+        .first()
+        .into_iter()
+        .flatten()
+        .map(ToString::to_string)
+        .collect();
     step.waiting("its images are on their way into the nodes");
     let here = arrivals.wait_for(|arrived| match arrived {
         None => true,
         Some(names) => first.iter().all(|name| names.contains(name)),
     });
-    context.stop.or(here).await?.context("loading the images ended early")?;
+    context
+        .stop
+        .or(here)
+        .await?
+        .context("loading the images ended early")?;
     Ok(())
 }
 
 /// Commits the working tree and pushes it into the cluster's git; returns the revision.
-pub async fn push(context: &Context, inputs: &Inputs, client: &Client, step: &Step) -> anyhow::Result<String> {
+pub async fn push(
+    context: &Context,
+    inputs: &Inputs,
+    client: &Client,
+    step: &Step,
+) -> anyhow::Result<String> {
     let repository = context.paths.git(&inputs.environment.id);
     let revision = git::commit(&repository, &tree::tree(inputs)?, step, &context.stop).await?;
     let wait = Wait {
         what: "the cluster's git".to_owned(),
         within: context.timeout,
         every: Duration::from_millis(200),
-        hint: format!("kubectl -n {} describe pod -l app.kubernetes.io/name={}", argocd::NAMESPACE, source::NAME),
+        hint: format!(
+            "kubectl -n {} describe pod -l app.kubernetes.io/name={}",
+            argocd::NAMESPACE,
+            source::NAME
+        ),
     };
     let pod = wait_for(&wait, step, &context.stop, || async {
-        Ok(source::ready_pod(client).await?.map_or_else(Look::NotYet, Look::Ready))
+        Ok(source::ready_pod(client)
+            .await?
+            .map_or_else(Look::NotYet, Look::Ready))
     })
     .await?;
     source::push(client, &pod, &repository, step, &context.stop).await?;
@@ -224,7 +290,11 @@ pub fn goal(inputs: &Inputs, revision: &str) -> Goal {
     let mut bundles = inputs.bundles.clone();
     for bundle in &mut bundles {
         // From here on an image goes by the name it has in this environment.
-        bundle.images = bundle.images.iter().map(|image| names.image(image).clone()).collect();
+        bundle.images = bundle
+            .images
+            .iter()
+            .map(|image| names.image(image).clone())
+            .collect();
     }
     Goal {
         bundles,
@@ -254,7 +324,9 @@ async fn wait_for_workloads(context: &Context, client: &Client, step: &Step) -> 
                 let theirs = format!("app.kubernetes.io/name={name}");
                 let pods = list(client, "v1", "Pod", Some(argocd::NAMESPACE), &theirs).await?;
                 let why = pods.iter().find_map(explain::pod);
-                return Ok(Look::NotYet(why.map_or(lacks.clone(), |why| format!("{lacks} ({why})"))));
+                return Ok(Look::NotYet(
+                    why.map_or(lacks.clone(), |why| format!("{lacks} ({why})")),
+                ));
             }
         }
         Ok(Look::Ready(()))

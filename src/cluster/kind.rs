@@ -21,7 +21,9 @@ const API_PORT: u16 = 6443;
 pub fn create(kind: &Path, cluster: &str, image: &str, config: &Path, kubeconfig: &Path) -> Cmd {
     Cmd::new("kind")
         .at(kind)
-        .args(["create", "cluster", "--retain", "--name", cluster, "--image", image])
+        .args([
+            "create", "cluster", "--retain", "--name", cluster, "--image", image,
+        ])
         .arg("--config")
         .arg(config)
         .arg("--kubeconfig")
@@ -42,7 +44,11 @@ pub fn is_ours(nodes: &[Node], id: &str) -> bool {
     nodes
         .iter()
         .filter(|node| node.role != BALANCER)
-        .all(|node| node.mounts.iter().any(|mount| mount.destination == Path::new(&mark)))
+        .all(|node| {
+            node.mounts
+                .iter()
+                .any(|mount| mount.destination == Path::new(&mark))
+        })
 }
 
 /// The nodes that run pods.
@@ -52,20 +58,31 @@ pub fn workers_and_control_planes(nodes: &[Node]) -> impl Iterator<Item = &Node>
 
 /// The first control plane that runs, and the address on this machine at which its API server answers.
 pub fn api_server(nodes: &[Node]) -> Option<(&Node, String)> {
-    let published = nodes.iter().filter(|node| node.state == State::Running).find_map(|node| {
-        let port = node.ports.iter().find(|port| port.container == API_PORT)?;
-        Some(format!("https://{}:{}", port.address, port.host))
-    })?;
-    let control_plane = nodes.iter().find(|node| node.role == "control-plane" && node.state == State::Running)?;
+    let published = nodes
+        .iter()
+        .filter(|node| node.state == State::Running)
+        .find_map(|node| {
+            let port = node.ports.iter().find(|port| port.container == API_PORT)?;
+            Some(format!("https://{}:{}", port.address, port.host))
+        })?;
+    let control_plane = nodes
+        .iter()
+        .find(|node| node.role == "control-plane" && node.state == State::Running)?;
     Some((control_plane, published))
 }
 
 /// The environment's kubeconfig, from the node's own: the server as this machine reaches it, and one name for cluster,
 /// user and context.
 pub fn kubeconfig(admin: &str, server: &str, name: &str) -> anyhow::Result<String> {
-    let admin: Value = yaml::documents("the node's admin.conf", admin)?.into_iter().next().context("the node's admin.conf is empty")?;
+    let admin: Value = yaml::documents("the node's admin.conf", admin)?
+        .into_iter()
+        .next()
+        .context("the node's admin.conf is empty")?;
     let part = |pointer: &str| {
-        admin.pointer(pointer).cloned().with_context(|| format!("the node's admin.conf has no {pointer}"))
+        admin
+            .pointer(pointer)
+            .cloned()
+            .with_context(|| format!("the node's admin.conf has no {pointer}"))
     };
     let authority = part("/clusters/0/cluster/certificate-authority-data")?;
     let user = part("/users/0/user")?;

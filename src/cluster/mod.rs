@@ -76,28 +76,48 @@ pub async fn nodes(docker: &Docker, environment: &Environment) -> anyhow::Result
 }
 
 /// What is there. Asks the nodes themselves whether kind finished: a killed `kind create` leaves containers that run.
-pub async fn observe(docker: &Docker, environment: &Environment, nodes: &[Node]) -> anyhow::Result<Found> {
+pub async fn observe(
+    docker: &Docker,
+    environment: &Environment,
+    nodes: &[Node],
+) -> anyhow::Result<Found> {
     if nodes.is_empty() {
         return Ok(Found::Absent);
     }
-    if let Some(node) = nodes.iter().find(|node| matches!(node.state, State::Created | State::Dead)) {
-        return Ok(Found::HalfMade(format!("node {} was never started", node.name)));
+    if let Some(node) = nodes
+        .iter()
+        .find(|node| matches!(node.state, State::Created | State::Dead))
+    {
+        return Ok(Found::HalfMade(format!(
+            "node {} was never started",
+            node.name
+        )));
     }
-    let asleep: Vec<String> = nodes.iter().filter(|node| node.state != State::Running).map(|node| node.name.clone()).collect();
+    let asleep: Vec<String> = nodes
+        .iter()
+        .filter(|node| node.state != State::Running)
+        .map(|node| node.name.clone())
+        .collect();
     if !asleep.is_empty() {
         return Ok(Found::Stopped(asleep));
     }
     let Some((control_plane, server)) = kind::api_server(nodes) else {
-        return Ok(Found::HalfMade("it has no control plane that publishes its API server".to_owned()));
+        return Ok(Found::HalfMade(
+            "it has no control plane that publishes its API server".to_owned(),
+        ));
     };
     let Some(client) = client(docker, environment, control_plane, &server).await? else {
-        return Ok(Found::HalfMade("kubeadm didn't get as far as writing its kubeconfig".to_owned()));
+        return Ok(Found::HalfMade(
+            "kubeadm didn't get as far as writing its kubeconfig".to_owned(),
+        ));
     };
     if kube::ready(&client).await.is_err() {
         // A whole cluster whose API server is just starting, or a half-made one: its own wait will tell.
         return Ok(Found::Running);
     }
-    unfinished(&client, nodes).await.map(|reason| reason.map_or(Found::Running, Found::HalfMade))
+    unfinished(&client, nodes)
+        .await
+        .map(|reason| reason.map_or(Found::Running, Found::HalfMade))
 }
 
 /// What kind hadn't done yet, or `None` where it had finished: the storage class is the last thing it makes on the
@@ -105,7 +125,9 @@ pub async fn observe(docker: &Docker, environment: &Environment, nodes: &[Node])
 async fn unfinished(client: &Client, nodes: &[Node]) -> anyhow::Result<Option<String>> {
     let classes = kube::list(client, "storage.k8s.io/v1", "StorageClass", None, "").await?;
     if classes.is_empty() {
-        return Ok(Some("kind was stopped before it made the storage class".to_owned()));
+        return Ok(Some(
+            "kind was stopped before it made the storage class".to_owned(),
+        ));
     }
     let joined = kube::list(client, "v1", "Node", None, "").await?.len();
     let made = kind::workers_and_control_planes(nodes).count();
@@ -124,30 +146,61 @@ pub fn decide(found: &Found) -> Action {
 
 /// How a whole cluster differs from what its config asks for, in words; such a cluster is never changed silently.
 pub fn differs(inputs: &Inputs, nodes: &[Node]) -> Option<String> {
-    let published = |node: &Node| node.ports.iter().map(|port| (port.address.clone(), port.host, port.container)).collect::<Vec<_>>();
+    let published = |node: &Node| {
+        node.ports
+            .iter()
+            .map(|port| (port.address.clone(), port.host, port.container))
+            .collect::<Vec<_>>()
+    };
     let there: Vec<_> = nodes.iter().flat_map(published).collect();
     let lacking = inputs.cluster_config.published_ports().iter().find(|port| {
-        !there.contains(&(port.address.to_string(), port.host_port, port.container_port))
+        !there.contains(&(
+            port.address.to_string(),
+            port.host_port,
+            port.container_port,
+        ))
     });
-    if let Some(PublishedPort { address, host_port, container_port }) = lacking {
-        return Some(format!("it doesn't publish {address}:{host_port} to port {container_port} of its node"));
+    if let Some(PublishedPort {
+        address,
+        host_port,
+        container_port,
+    }) = lacking
+    {
+        return Some(format!(
+            "it doesn't publish {address}:{host_port} to port {container_port} of its node"
+        ));
     }
     let wanted = inputs.cluster_config.node_count();
     let made = kind::workers_and_control_planes(nodes).count();
     if wanted != made {
-        return Some(format!("it has {made} nodes where {} asks for {wanted}", inputs.environment.config.display()));
+        return Some(format!(
+            "it has {made} nodes where {} asks for {wanted}",
+            inputs.environment.config.display()
+        ));
     }
     let image = inputs.environment.node_image.to_string();
     let familiar = |name: &str| name.strip_prefix("docker.io/").unwrap_or(name).to_owned();
-    let other = kind::workers_and_control_planes(nodes).find(|node| familiar(&node.image) != familiar(&image));
-    other.map(|node| format!("node {} runs the image {} where {image} is asked for", node.name, node.image))
+    let other = kind::workers_and_control_planes(nodes)
+        .find(|node| familiar(&node.image) != familiar(&image));
+    other.map(|node| {
+        format!(
+            "node {} runs the image {} where {image} is asked for",
+            node.name, node.image
+        )
+    })
 }
 
 /// The error for a cluster that [`differs`].
 pub fn refuse_different(environment: &Environment, difference: &str) -> anyhow::Error {
     Failure::Other {
-        message: format!("the cluster {} was made with other settings: {difference}", environment.cluster),
-        hint: format!("devenv reset --environment {} makes it anew", environment.name),
+        message: format!(
+            "the cluster {} was made with other settings: {difference}",
+            environment.cluster
+        ),
+        hint: format!(
+            "devenv reset --environment {} makes it anew",
+            environment.name
+        ),
     }
     .into()
 }
@@ -192,7 +245,12 @@ pub async fn realise(
     }
 }
 
-async fn create(context: &Context, inputs: &Inputs, kind: &Path, step: &Step) -> anyhow::Result<()> {
+async fn create(
+    context: &Context,
+    inputs: &Inputs,
+    kind: &Path,
+    step: &Step,
+) -> anyhow::Result<()> {
     let environment = &inputs.environment;
     let mark = context.paths.mark(&environment.id);
     paths::private_folder(&context.paths.environment(&environment.id))?;
@@ -201,38 +259,68 @@ async fn create(context: &Context, inputs: &Inputs, kind: &Path, step: &Step) ->
     let config = scratch.path().join("kind.yaml");
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::File::create(&config)?;
-        file.write_all(inputs.cluster_config.with_mark(&environment.id, &mark).as_bytes())
+        file.write_all(
+            inputs
+                .cluster_config
+                .with_mark(&environment.id, &mark)
+                .as_bytes(),
+        )
     };
     write().with_context(|| format!("write {}", config.display()))?;
     step.waiting("kind create cluster");
     let image = environment.node_image.to_string();
-    let create = kind::create(kind, &environment.cluster, &image, &config, &scratch.path().join("kubeconfig"))
-        .deadline(context.timeout);
-    exec::run(&create, &context.stop, step).await.with_context(|| format!("create the cluster {}", environment.cluster))?;
+    let create = kind::create(
+        kind,
+        &environment.cluster,
+        &image,
+        &config,
+        &scratch.path().join("kubeconfig"),
+    )
+    .deadline(context.timeout);
+    exec::run(&create, &context.stop, step)
+        .await
+        .with_context(|| format!("create the cluster {}", environment.cluster))?;
     Ok(())
 }
 
 /// The addresses and ports of this machine that creating the cluster will take.
 pub fn ports_to_take(inputs: &Inputs) -> Vec<(IpAddr, u16)> {
-    inputs.cluster_config.published_ports().iter().map(|port| (port.address, port.host_port)).collect()
+    inputs
+        .cluster_config
+        .published_ports()
+        .iter()
+        .map(|port| (port.address, port.host_port))
+        .collect()
 }
 
 /// A client for the cluster's API server as soon as it answers, also while kind still works on the rest; writes the
 /// environment's kubeconfig on the way.
-pub async fn api(context: &Context, docker: &Docker, environment: &Environment, step: &Step) -> anyhow::Result<Client> {
+pub async fn api(
+    context: &Context,
+    docker: &Docker,
+    environment: &Environment,
+    step: &Step,
+) -> anyhow::Result<Client> {
     let wait = Wait {
         what: format!("the API server of {}", environment.cluster),
         within: context.timeout,
         every: Duration::from_millis(200),
-        hint: format!("docker logs {}-control-plane, or: devenv reset --environment {}", environment.cluster, environment.name),
+        hint: format!(
+            "docker logs {}-control-plane, or: devenv reset --environment {}",
+            environment.cluster, environment.name
+        ),
     };
     wait_for(&wait, step, &context.stop, || async {
         let nodes = docker.nodes(&environment.cluster).await?;
         let Some((control_plane, server)) = kind::api_server(&nodes) else {
             return Ok(Look::NotYet("no control plane runs yet".to_owned()));
         };
-        let Some((text, client)) = kubeconfig_and_client(docker, environment, control_plane, &server).await? else {
-            return Ok(Look::NotYet("kubeadm is setting up the control plane".to_owned()));
+        let Some((text, client)) =
+            kubeconfig_and_client(docker, environment, control_plane, &server).await?
+        else {
+            return Ok(Look::NotYet(
+                "kubeadm is setting up the control plane".to_owned(),
+            ));
         };
         kube::ready(&client).await?;
         paths::private_folder(&context.paths.environment(&environment.id))?;
@@ -245,8 +333,15 @@ pub async fn api(context: &Context, docker: &Docker, environment: &Environment, 
     .await
 }
 
-async fn client(docker: &Docker, environment: &Environment, node: &Node, server: &str) -> anyhow::Result<Option<Client>> {
-    Ok(kubeconfig_and_client(docker, environment, node, server).await?.map(|(_, client)| client))
+async fn client(
+    docker: &Docker,
+    environment: &Environment,
+    node: &Node,
+    server: &str,
+) -> anyhow::Result<Option<Client>> {
+    Ok(kubeconfig_and_client(docker, environment, node, server)
+        .await?
+        .map(|(_, client)| client))
 }
 
 /// `None` as long as kubeadm hasn't written its own kubeconfig.
@@ -256,7 +351,9 @@ async fn kubeconfig_and_client(
     node: &Node,
     server: &str,
 ) -> anyhow::Result<Option<(String, Client)>> {
-    let read = docker.exec(&node.name, &["cat", "/etc/kubernetes/admin.conf"]).await?;
+    let read = docker
+        .exec(&node.name, &["cat", "/etc/kubernetes/admin.conf"])
+        .await?;
     let admin = String::from_utf8_lossy(&read.stdout);
     if read.status != 0 || !admin.contains("client-key-data") {
         return Ok(None);
@@ -267,9 +364,17 @@ async fn kubeconfig_and_client(
 }
 
 /// A client for a cluster that is known to be there, with a short wait; `None` where its API server doesn't answer.
-pub async fn client_if_running(docker: &Docker, environment: &Environment, nodes: &[Node]) -> anyhow::Result<Option<Client>> {
-    let Some((control_plane, server)) = kind::api_server(nodes) else { return Ok(None) };
-    let Some(client) = client(docker, environment, control_plane, &server).await? else { return Ok(None) };
+pub async fn client_if_running(
+    docker: &Docker,
+    environment: &Environment,
+    nodes: &[Node],
+) -> anyhow::Result<Option<Client>> {
+    let Some((control_plane, server)) = kind::api_server(nodes) else {
+        return Ok(None);
+    };
+    let Some(client) = client(docker, environment, control_plane, &server).await? else {
+        return Ok(None);
+    };
     Ok(kube::ready(&client).await.is_ok().then_some(client))
 }
 
@@ -287,7 +392,13 @@ mod tests {
     fn what_is_there_decides_what_is_done() {
         assert_eq!(decide(&Found::Absent), Action::Create);
         assert_eq!(decide(&Found::Running), Action::Keep);
-        assert_eq!(decide(&Found::HalfMade("x".into())), Action::Recreate("x".into()));
-        assert_eq!(decide(&Found::Stopped(vec!["n".into()])), Action::Start(vec!["n".into()]));
+        assert_eq!(
+            decide(&Found::HalfMade("x".into())),
+            Action::Recreate("x".into())
+        );
+        assert_eq!(
+            decide(&Found::Stopped(vec!["n".into()])),
+            Action::Start(vec!["n".into()])
+        );
     }
 }

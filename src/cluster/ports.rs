@@ -31,7 +31,10 @@ pub async fn refuse_taken(docker: &Docker, ports: &[(IpAddr, u16)]) -> anyhow::R
 
 async fn holder(docker: &Docker, port: u16) -> Option<String> {
     if let Ok(Some(holder)) = docker.holder_of_port(port).await {
-        return Some(format!("the container {} ({})", holder.container, holder.image));
+        return Some(format!(
+            "the container {} ({})",
+            holder.container, holder.image
+        ));
     }
     let sockets: BTreeSet<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
@@ -50,7 +53,9 @@ fn listening_sockets(table: &str, port: u16) -> Vec<String> {
         .filter_map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
             let listening = fields.get(1)?.ends_with(&listens) && *fields.get(3)? == "0A";
-            listening.then(|| fields.get(9).map(|inode| (*inode).to_owned())).flatten()
+            listening
+                .then(|| fields.get(9).map(|inode| (*inode).to_owned()))
+                .flatten()
         })
         .collect()
 }
@@ -60,19 +65,25 @@ fn process_of(sockets: &BTreeSet<String>) -> Option<String> {
     let processes = std::fs::read_dir("/proc").ok()?;
     processes.flatten().find_map(|process| {
         let pid: u32 = process.file_name().to_str()?.parse().ok()?;
-        let has = std::fs::read_dir(process.path().join("fd")).ok()?.flatten().any(|descriptor| {
-            std::fs::read_link(descriptor.path()).is_ok_and(|target| {
-                let target = target.to_string_lossy();
-                let inode = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
-                inode.is_some_and(|inode| sockets.contains(inode))
-            })
-        });
+        let has = std::fs::read_dir(process.path().join("fd"))
+            .ok()?
+            .flatten()
+            .any(|descriptor| {
+                std::fs::read_link(descriptor.path()).is_ok_and(|target| {
+                    let target = target.to_string_lossy();
+                    let inode = target
+                        .strip_prefix("socket:[")
+                        .and_then(|rest| rest.strip_suffix(']'));
+                    inode.is_some_and(|inode| sockets.contains(inode))
+                })
+            });
         has.then(|| format!("{} (pid {pid})", command_name(&process.path())))
     })
 }
 
 fn command_name(process: &Path) -> String {
-    std::fs::read_to_string(process.join("comm")).map_or_else(|_| "a process".to_owned(), |name| name.trim().to_owned())
+    std::fs::read_to_string(process.join("comm"))
+        .map_or_else(|_| "a process".to_owned(), |name| name.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -93,8 +104,14 @@ mod tests {
     fn the_process_that_holds_a_port_is_named() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let Ok(table) = std::fs::read_to_string("/proc/net/tcp") else { return }; // not Linux
+        let Ok(table) = std::fs::read_to_string("/proc/net/tcp") else {
+            return;
+        }; // not Linux
         let sockets = listening_sockets(&table, port).into_iter().collect();
-        assert!(process_of(&sockets).unwrap().ends_with(&format!("(pid {})", std::process::id())));
+        assert!(
+            process_of(&sockets)
+                .unwrap()
+                .ends_with(&format!("(pid {})", std::process::id()))
+        );
     }
 }

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::{StreamExt as _, pin_mut};
+use kube::Client;
 use kube::api::{Api, DynamicObject};
 use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::Client;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -85,9 +85,19 @@ pub async fn settle(
     step: &Step,
 ) -> anyhow::Result<usize> {
     let started = Instant::now();
-    let live = get(client, "argoproj.io/v1alpha1", "ApplicationSet", NAMESPACE, waves::NAME).await?;
+    let live = get(
+        client,
+        "argoproj.io/v1alpha1",
+        "ApplicationSet",
+        NAMESPACE,
+        waves::NAME,
+    )
+    .await?;
     let mut state = State {
-        selector: live.as_ref().and_then(Selector::of).unwrap_or(Selector::Only(BTreeSet::new())),
+        selector: live
+            .as_ref()
+            .and_then(Selector::of)
+            .unwrap_or(Selector::Only(BTreeSet::new())),
         apps: BTreeMap::new(),
         steps: HashMap::new(),
         waited: BTreeSet::new(),
@@ -96,8 +106,11 @@ pub async fn settle(
         started_again: BTreeSet::new(),
     };
     let mut written = None;
-    let applications: Api<DynamicObject> =
-        Api::namespaced_with(client.clone(), NAMESPACE, &resource("argoproj.io/v1alpha1", "Application"));
+    let applications: Api<DynamicObject> = Api::namespaced_with(
+        client.clone(),
+        NAMESPACE,
+        &resource("argoproj.io/v1alpha1", "Application"),
+    );
     let changes = watcher(applications, watcher::Config::default()).default_backoff();
     pin_mut!(changes);
     let mut tick = interval(Duration::from_secs(1));
@@ -110,7 +123,9 @@ pub async fn settle(
             state.selector = next_selector(&state.selector, goal, &state.apps, &here);
             if written.as_ref() != Some(&state.selector) {
                 let set = waves::application_set(&state.selector, &goal.overlay);
-                apply(client, FIELD_MANAGER, &[set]).await.context("apply the ApplicationSet")?;
+                apply(client, FIELD_MANAGER, &[set])
+                    .await
+                    .context("apply the ApplicationSet")?;
                 written = Some(state.selector.clone());
             }
             report(&mut state, goal, step);
@@ -146,7 +161,10 @@ pub async fn settle(
 }
 
 /// Takes a change of the watch into the picture; says whether anything that matters moved.
-fn note(apps: &mut BTreeMap<String, App>, event: watcher::Event<DynamicObject>) -> anyhow::Result<bool> {
+fn note(
+    apps: &mut BTreeMap<String, App>,
+    event: watcher::Event<DynamicObject>,
+) -> anyhow::Result<bool> {
     match event {
         watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
             let application = serde_json::to_value(object)?;
@@ -155,7 +173,9 @@ fn note(apps: &mut BTreeMap<String, App>, event: watcher::Event<DynamicObject>) 
             let before = apps.insert(name.clone(), app);
             Ok(before.as_ref() != apps.get(&name))
         }
-        watcher::Event::Delete(object) => Ok(apps.remove(&object.metadata.name.unwrap_or_default()).is_some()),
+        watcher::Event::Delete(object) => Ok(apps
+            .remove(&object.metadata.name.unwrap_or_default())
+            .is_some()),
         watcher::Event::Init => {
             apps.clear();
             Ok(false)
@@ -166,15 +186,29 @@ fn note(apps: &mut BTreeMap<String, App>, event: watcher::Event<DynamicObject>) 
 
 /// The selector as it should be now. A bundle comes in when its needs are ready and its images have arrived; when all
 /// are in, discovery is automatic.
-fn next_selector(now: &Selector, goal: &Goal, apps: &BTreeMap<String, App>, arrived: &Arrived) -> Selector {
-    let Selector::Only(admitted) = now else { return Selector::AllBut(goal.excluded.clone()) };
+fn next_selector(
+    now: &Selector,
+    goal: &Goal,
+    apps: &BTreeMap<String, App>,
+    arrived: &Arrived,
+) -> Selector {
+    let Selector::Only(admitted) = now else {
+        return Selector::AllBut(goal.excluded.clone());
+    };
     let here = |bundle: &&Bundle| match arrived {
         None => true,
-        Some(names) => bundle.images.iter().all(|image| names.contains(&image.to_string())),
+        Some(names) => bundle
+            .images
+            .iter()
+            .all(|image| names.contains(&image.to_string())),
     };
     let loaded: Vec<Bundle> = goal.bundles.iter().filter(here).cloned().collect();
     let admitted = waves::admit(&loaded, &waves::ready(apps, &goal.revision), admitted);
-    if goal.bundles.iter().all(|bundle| admitted.contains(&bundle.name)) {
+    if goal
+        .bundles
+        .iter()
+        .all(|bundle| admitted.contains(&bundle.name))
+    {
         return Selector::AllBut(goal.excluded.clone());
     }
     Selector::Only(admitted)
@@ -204,19 +238,36 @@ fn report(state: &mut State, goal: &Goal, step: &Step) {
             continue;
         }
         state.waited.insert(bundle.name.clone());
-        let step = state.steps.entry(bundle.name.clone()).or_insert_with(|| step.child(&bundle.name));
+        let step = state
+            .steps
+            .entry(bundle.name.clone())
+            .or_insert_with(|| step.child(&bundle.name));
         step.waiting(app.map_or_else(
             || "waiting for the ApplicationSet to make its Application".to_owned(),
             |app| app.waits_for(&goal.revision),
         ));
     }
-    for name in state.apps.keys().filter(|name| !goal.bundles.iter().any(|bundle| bundle.name == **name)) {
+    for name in state
+        .apps
+        .keys()
+        .filter(|name| !goal.bundles.iter().any(|bundle| bundle.name == **name))
+    {
         state.waited.insert(name.clone());
-        let step = state.steps.entry(name.clone()).or_insert_with(|| step.child(name));
+        let step = state
+            .steps
+            .entry(name.clone())
+            .or_insert_with(|| step.child(name));
         step.waiting("being removed: its bundle is gone");
     }
-    let present = |name: &String| state.apps.contains_key(name) || goal.bundles.iter().any(|bundle| bundle.name == *name);
-    let gone: Vec<String> = state.steps.keys().filter(|name| !present(name)).cloned().collect();
+    let present = |name: &String| {
+        state.apps.contains_key(name) || goal.bundles.iter().any(|bundle| bundle.name == *name)
+    };
+    let gone: Vec<String> = state
+        .steps
+        .keys()
+        .filter(|name| !present(name))
+        .cloned()
+        .collect();
     for name in gone {
         if let Some(step) = state.steps.remove(&name) {
             step.done("removed");
@@ -225,8 +276,15 @@ fn report(state: &mut State, goal: &Goal, step: &Step) {
 }
 
 /// Asks Argo CD for another look at what isn't ready.
-async fn nudge(client: &Client, state: &State, goal: &Goal, nudged: &mut BTreeMap<String, Instant>) -> anyhow::Result<()> {
-    let due = |name: &str, nudged: &BTreeMap<String, Instant>| nudged.get(name).is_none_or(|last| last.elapsed() >= NUDGE);
+async fn nudge(
+    client: &Client,
+    state: &State,
+    goal: &Goal,
+    nudged: &mut BTreeMap<String, Instant>,
+) -> anyhow::Result<()> {
+    let due = |name: &str, nudged: &BTreeMap<String, Instant>| {
+        nudged.get(name).is_none_or(|last| last.elapsed() >= NUDGE)
+    };
     let admitted: BTreeSet<&String> = match &state.selector {
         Selector::Only(names) => names.iter().collect(),
         Selector::AllBut(_) => goal.bundles.iter().map(|bundle| &bundle.name).collect(),
@@ -235,14 +293,26 @@ async fn nudge(client: &Client, state: &State, goal: &Goal, nudged: &mut BTreeMa
     // The key can't be a bundle's name.
     if admitted != present && due("/", nudged) {
         let set = object("ApplicationSet", waves::NAME);
-        annotate(client, &set, "argocd.argoproj.io/application-set-refresh", "true").await?;
+        annotate(
+            client,
+            &set,
+            "argocd.argoproj.io/application-set-refresh",
+            "true",
+        )
+        .await?;
         nudged.insert("/".to_owned(), Instant::now());
     }
     for (name, app) in &state.apps {
         if app.is_ready(&goal.revision) || app.leaving || !due(name, nudged) {
             continue;
         }
-        annotate(client, &object("Application", name), "argocd.argoproj.io/refresh", "normal").await?;
+        annotate(
+            client,
+            &object("Application", name),
+            "argocd.argoproj.io/refresh",
+            "normal",
+        )
+        .await?;
         nudged.insert(name.clone(), Instant::now());
     }
     Ok(())
@@ -270,7 +340,9 @@ async fn start_again(client: &Client, state: &mut State, goal: &Goal) -> anyhow:
     let given_up: Vec<String> = state
         .apps
         .iter()
-        .filter(|(name, app)| app.has_given_up(&goal.revision) && !state.started_again.contains(*name))
+        .filter(|(name, app)| {
+            app.has_given_up(&goal.revision) && !state.started_again.contains(*name)
+        })
         .map(|(name, _)| name.clone())
         .collect();
     for name in given_up {
@@ -289,16 +361,29 @@ async fn start_again(client: &Client, state: &mut State, goal: &Goal) -> anyhow:
 /// Looks at the pods of what isn't ready, and at renderings that fail.
 async fn look_for_trouble(client: &Client, state: &mut State, goal: &Goal) {
     let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
-    let waiting = goal.bundles.iter().filter(|bundle| state.steps.contains_key(&bundle.name));
+    let waiting = goal
+        .bundles
+        .iter()
+        .filter(|bundle| state.steps.contains_key(&bundle.name));
     for bundle in waiting {
-        let Some(app) = state.apps.get(&bundle.name) else { continue };
-        if app.message.contains("generate manifest") || app.message.contains("Manifest generation error") {
+        let Some(app) = state.apps.get(&bundle.name) else {
+            continue;
+        };
+        if app.message.contains("generate manifest")
+            || app.message.contains("Manifest generation error")
+        {
             seen.insert(bundle.name.clone(), Seen::NotRendered(app.message.clone()));
             continue;
         }
         // An error here is no trouble of the bundle's; the next look comes in a second.
-        let pods = list(client, "v1", "Pod", Some(&bundle.namespace), "").await.unwrap_or_default();
-        let theirs = pods.iter().filter(|pod| app.owns.iter().any(|name| text(pod, "/metadata/name").starts_with(name.as_str())));
+        let pods = list(client, "v1", "Pod", Some(&bundle.namespace), "")
+            .await
+            .unwrap_or_default();
+        let theirs = pods.iter().filter(|pod| {
+            app.owns
+                .iter()
+                .any(|name| text(pod, "/metadata/name").starts_with(name.as_str()))
+        });
         let worst = theirs.flat_map(explain::troubles).min();
         if let (Some(trouble), Some(step)) = (worst, state.steps.get(&bundle.name)) {
             step.waiting(trouble.to_string());
@@ -310,7 +395,10 @@ async fn look_for_trouble(client: &Client, state: &mut State, goal: &Goal) {
     state.troubles = seen
         .into_iter()
         .map(|(name, trouble)| {
-            let since = before.get(&name).filter(|before| same(&before.trouble, &trouble)).map_or(now, |before| before.since);
+            let since = before
+                .get(&name)
+                .filter(|before| same(&before.trouble, &trouble))
+                .map_or(now, |before| before.since);
             (name, Since { trouble, since })
         })
         .collect();
@@ -320,10 +408,21 @@ async fn look_for_trouble(client: &Client, state: &mut State, goal: &Goal) {
 fn same(before: &Seen, now: &Seen) -> bool {
     match (before, now) {
         (Seen::NotRendered(_), Seen::NotRendered(_)) => true,
-        (Seen::Container(Trouble::Image { image: before, .. }), Seen::Container(Trouble::Image { image: now, .. })) => before == now,
         (
-            Seen::Container(Trouble::Crash { container: one, cause: before, .. }),
-            Seen::Container(Trouble::Crash { container: other, cause: now, .. }),
+            Seen::Container(Trouble::Image { image: before, .. }),
+            Seen::Container(Trouble::Image { image: now, .. }),
+        ) => before == now,
+        (
+            Seen::Container(Trouble::Crash {
+                container: one,
+                cause: before,
+                ..
+            }),
+            Seen::Container(Trouble::Crash {
+                container: other,
+                cause: now,
+                ..
+            }),
         ) => one == other && before == now,
         (before, now) => before == now,
     }
@@ -337,39 +436,83 @@ fn hopeless(state: &State, all_images_here: bool, now: Instant) -> Option<(Strin
             && now.duration_since(state.moved) > Duration::from_secs(2)
     });
     if let Some((name, app)) = given_up {
-        return Some((name.clone(), format!("its manifests were refused {} times: {}", RETRIES + 1, waves::one_line(&app.message))));
+        return Some((
+            name.clone(),
+            format!(
+                "its manifests were refused {} times: {}",
+                RETRIES + 1,
+                waves::one_line(&app.message)
+            ),
+        ));
     }
-    state.troubles.iter().find_map(|(name, Since { trouble, since })| {
-        let lasted = now.duration_since(*since);
-        let reason = match trouble {
-            Seen::NotRendered(message) if lasted >= NOT_RENDERED => {
-                format!("Argo CD can't render its manifests: {}", waves::one_line(message))
-            }
-            Seen::Container(trouble @ Trouble::Image { .. }) if all_images_here && lasted >= IMAGE_MISSING => trouble.to_string(),
-            Seen::Container(trouble @ Trouble::Crash { restarts, .. })
-                if *restarts >= 3 && lasted >= STILL && now.duration_since(state.moved) >= STILL =>
-            {
-                trouble.to_string()
-            }
-            _ => return None,
-        };
-        Some((name.clone(), reason))
-    })
+    state
+        .troubles
+        .iter()
+        .find_map(|(name, Since { trouble, since })| {
+            let lasted = now.duration_since(*since);
+            let reason = match trouble {
+                Seen::NotRendered(message) if lasted >= NOT_RENDERED => {
+                    format!(
+                        "Argo CD can't render its manifests: {}",
+                        waves::one_line(message)
+                    )
+                }
+                Seen::Container(trouble @ Trouble::Image { .. })
+                    if all_images_here && lasted >= IMAGE_MISSING =>
+                {
+                    trouble.to_string()
+                }
+                Seen::Container(trouble @ Trouble::Crash { restarts, .. })
+                    if *restarts >= 3
+                        && lasted >= STILL
+                        && now.duration_since(state.moved) >= STILL =>
+                {
+                    trouble.to_string()
+                }
+                _ => return None,
+            };
+            Some((name.clone(), reason))
+        })
 }
 
-async fn give_up(context: &Context, client: &Client, goal: &Goal, state: &State, name: &str, reason: String) -> anyhow::Error {
+async fn give_up(
+    context: &Context,
+    client: &Client,
+    goal: &Goal,
+    state: &State,
+    name: &str,
+    reason: String,
+) -> anyhow::Error {
     let mut reason = reason;
-    if let Some(Since { trouble: Seen::Container(_), .. }) = state.troubles.get(name)
+    if let Some(Since {
+        trouble: Seen::Container(_),
+        ..
+    }) = state.troubles.get(name)
         && let Some(bundle) = goal.bundles.iter().find(|bundle| bundle.name == name)
     {
-        for line in explain::namespace(client, &bundle.namespace).await.iter().filter(|line| line.starts_with("  ")) {
+        for line in explain::namespace(client, &bundle.namespace)
+            .await
+            .iter()
+            .filter(|line| line.starts_with("  "))
+        {
             reason = format!("{reason}\n{line}");
         }
     }
-    let folder = goal.bundles.iter().find(|bundle| bundle.name == name).map_or_else(
-        || "its bundle".to_owned(),
-        |bundle| bundle.folder.strip_prefix(&context.directory).unwrap_or(&bundle.folder).display().to_string(),
-    );
+    let folder = goal
+        .bundles
+        .iter()
+        .find(|bundle| bundle.name == name)
+        .map_or_else(
+            || "its bundle".to_owned(),
+            |bundle| {
+                bundle
+                    .folder
+                    .strip_prefix(&context.directory)
+                    .unwrap_or(&bundle.folder)
+                    .display()
+                    .to_string()
+            },
+        );
     Failure::CannotHeal {
         what: format!("application {name}"),
         reason,
@@ -378,12 +521,25 @@ async fn give_up(context: &Context, client: &Client, goal: &Goal, state: &State,
     .into()
 }
 
-async fn timed_out(context: &Context, client: &Client, goal: &Goal, state: &State) -> anyhow::Error {
+async fn timed_out(
+    context: &Context,
+    client: &Client,
+    goal: &Goal,
+    state: &State,
+) -> anyhow::Error {
     let total = goal.bundles.len();
-    let ready = goal.bundles.iter().filter(|bundle| state.apps.get(&bundle.name).is_some_and(|app| app.is_ready(&goal.revision)));
+    let ready = goal.bundles.iter().filter(|bundle| {
+        state
+            .apps
+            .get(&bundle.name)
+            .is_some_and(|app| app.is_ready(&goal.revision))
+    });
     let mut last_seen = format!("{} of {total} applications ready", ready.count());
     for bundle in &goal.bundles {
-        let words = state.apps.get(&bundle.name).map(|app| app.waits_for(&goal.revision));
+        let words = state
+            .apps
+            .get(&bundle.name)
+            .map(|app| app.waits_for(&goal.revision));
         match words {
             Some(words) if words.is_empty() => continue,
             Some(words) => last_seen = format!("{last_seen}\n{}: {words}", bundle.name),
@@ -397,15 +553,27 @@ async fn timed_out(context: &Context, client: &Client, goal: &Goal, state: &Stat
         what: "all applications to be Synced and Healthy".to_owned(),
         after: context.timeout,
         last_seen,
-        hint: "devenv status shows what each waits for; devenv up --timeout 20m goes on waiting".to_owned(),
+        hint: "devenv status shows what each waits for; devenv up --timeout 20m goes on waiting"
+            .to_owned(),
     }
     .into()
 }
 
 /// The Applications as they are, by name.
 pub async fn applications(client: &Client) -> anyhow::Result<BTreeMap<String, App>> {
-    match list(client, "argoproj.io/v1alpha1", "Application", Some(NAMESPACE), "app.kubernetes.io/part-of=devenv").await {
-        Ok(found) => Ok(found.iter().map(|object| (text(object, "/metadata/name").to_owned(), App::of(object))).collect()),
+    match list(
+        client,
+        "argoproj.io/v1alpha1",
+        "Application",
+        Some(NAMESPACE),
+        "app.kubernetes.io/part-of=devenv",
+    )
+    .await
+    {
+        Ok(found) => Ok(found
+            .iter()
+            .map(|object| (text(object, "/metadata/name").to_owned(), App::of(object)))
+            .collect()),
         Err(error) if is_not_found(&error) => Ok(BTreeMap::new()),
         Err(error) => Err(error),
     }

@@ -58,7 +58,9 @@ fn pass_through_overlays(inputs: &Inputs) -> Vec<TreeFile> {
 /// The component with the images of this environment.
 fn component(environment: &Environment, text: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut component = single(COMPONENT, text)?;
-    let images = component.as_object_mut().context("bundles/environment/kustomization.yaml isn't a map")?;
+    let images = component
+        .as_object_mut()
+        .context("bundles/environment/kustomization.yaml isn't a map")?;
     let list = images.entry("images").or_insert_with(|| json!([]));
     if !list.is_array() {
         *list = json!([]);
@@ -66,7 +68,10 @@ fn component(environment: &Environment, text: &[u8]) -> anyhow::Result<Vec<u8>> 
     let entries = environment.image_names.iter().map(|(upstream, here)| {
         // kustomize compares with the name as it stands in a manifest, without its tag.
         let name = upstream.to_string();
-        let name = name.rsplit_once(':').map_or(name.as_str(), |(name, _)| name).to_owned();
+        let name = name
+            .rsplit_once(':')
+            .map_or(name.as_str(), |(name, _)| name)
+            .to_owned();
         json!({
             "name": name,
             "newName": format!("{}/{}", here.registry(), here.repository()),
@@ -88,5 +93,8 @@ fn values(environment: &Environment, text: &[u8]) -> anyhow::Result<Vec<u8>> {
 
 fn single(path: &str, text: &[u8]) -> anyhow::Result<Value> {
     let text = std::str::from_utf8(text).with_context(|| format!("{path} isn't UTF-8"))?;
-    yaml::documents(path, text)?.into_iter().next().with_context(|| format!("{path} is empty"))
+    yaml::documents(path, text)?
+        .into_iter()
+        .next()
+        .with_context(|| format!("{path} is empty"))
 }

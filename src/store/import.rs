@@ -74,11 +74,13 @@ impl Inventory {
     /// What is missing for [`Inventory::has`], in words. containerd drops a layer's blob once the layer is unpacked
     /// (`discard_unpacked_layers`), so a blob that isn't there proves nothing.
     pub fn lacks(&self, image: &Image) -> Option<String> {
-        node_names(image).into_iter().find_map(|name| match self.images.get(&name) {
-            Some(digest) if *digest == image.manifest.digest => None,
-            Some(digest) => Some(format!("{name} is {digest} there")),
-            None => Some(format!("{name} isn't there")),
-        })
+        node_names(image)
+            .into_iter()
+            .find_map(|name| match self.images.get(&name) {
+                Some(digest) if *digest == image.manifest.digest => None,
+                Some(digest) => Some(format!("{name} is {digest} there")),
+                None => Some(format!("{name} isn't there")),
+            })
     }
 }
 
