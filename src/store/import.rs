@@ -16,9 +16,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, future};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::archive::{self, Archive, damage, node_names};
+use super::archive::{self, Archive, damage, docker_name, node_names};
 use super::layout::{Image, Store};
 use super::reference::Digest;
 use crate::docker::{Docker, Node};
@@ -274,6 +275,61 @@ pub async fn import(
         skipped: wanted.len() - images,
         bytes: batches.iter().map(|batch| batch.size).sum(),
     })
+}
+
+/// Brings images into Docker itself, unless they are there. Whether anything was loaded.
+pub async fn load_into_docker(
+    docker: &Docker,
+    store: &Store,
+    images: &[Image],
+    stop: &Stop,
+    step: &Step,
+) -> anyhow::Result<bool> {
+    let mut lacking = Vec::new();
+    for image in images {
+        let id = docker.image_id(&docker_name(&image.name)).await?;
+        if !is_in_docker(image, id.as_ref()) {
+            lacking.push(image.clone());
+        }
+    }
+    if lacking.is_empty() {
+        return Ok(false);
+    }
+    step.waiting(names(&lacking));
+    let archive = archive::for_docker(store, &lacking);
+    let total = archive.size();
+    // The stream must own what it tells with.
+    let (sender, mut receiver) = watch::channel(0);
+    let input = counted(archive.stream(), Arc::default(), move |bytes| {
+        let _ = sender.send(bytes);
+    });
+    let tell = async {
+        while receiver.changed().await.is_ok() {
+            step.bytes(*receiver.borrow_and_update(), total);
+        }
+    };
+    let load = async { docker.load_image(input).await };
+    let (loaded, ()) = stop.or(future::join(load, tell)).await?;
+    loaded.with_context(|| format!("can't load {} into Docker", names(&lacking)))?;
+    for image in &lacking {
+        let id = docker.image_id(&docker_name(&image.name)).await?;
+        if !is_in_docker(image, id.as_ref()) {
+            return Err(Failure::Other {
+                message: format!(
+                    "`docker load` went through, but {} isn't there as it is in the store",
+                    image.name
+                ),
+                hint: format!("docker image inspect {}", docker_name(&image.name)),
+            }
+            .into());
+        }
+    }
+    Ok(true)
+}
+
+/// Docker's own store calls an image by its config's digest, its containerd store by its manifest's.
+fn is_in_docker(image: &Image, id: Option<&Digest>) -> bool {
+    id.is_some_and(|id| *id == image.config.digest || *id == image.manifest.digest)
 }
 
 fn lacking(wanted: &[Image], inventory: &Inventory) -> Vec<Image> {

@@ -14,7 +14,7 @@
 //! sent somewhere ([`super::archive`]) or when asked ([`Store::verify`]): a second `up` hashes nothing.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,6 +39,8 @@ const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2
 /// What was not taken up again within this time never will be.
 const PARTIAL_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 const CHUNK: usize = 256 << 10;
+/// Hashing so many bytes costs nothing.
+const SMALL: u64 = 64 << 10;
 
 /// An open store; clones share it.
 #[derive(Clone, Debug)]
@@ -202,9 +204,13 @@ impl Store {
         self.folder.join("blobs/sha256").join(digest.hex())
     }
 
-    /// Whether a blob is there with its full size.
+    /// Whether a blob is there with its full size. Of a small one (a manifest, a config) the digest is looked at, too.
     pub fn has(&self, blob: &Descriptor) -> bool {
-        fs::metadata(self.blob_path(&blob.digest)).is_ok_and(|file| file.len() == blob.size)
+        let path = self.blob_path(&blob.digest);
+        match blob.size {
+            0..=SMALL => fs::read(path).is_ok_and(|bytes| Digest::of(&bytes) == blob.digest),
+            _ => fs::metadata(path).is_ok_and(|file| file.len() == blob.size),
+        }
     }
 
     /// Everything the index names.
@@ -285,7 +291,10 @@ impl Store {
         self.verify(entry, Verify::Sizes).is_ok()
     }
 
-    pub(super) fn check_size(&self, name: &str, blob: &Descriptor) -> Result<(), DamagedBlob> {
+    fn check_size(&self, name: &str, blob: &Descriptor) -> Result<(), DamagedBlob> {
+        if blob.size <= SMALL {
+            return self.check_digest(name, blob);
+        }
         let path = self.blob_path(&blob.digest);
         let what = match fs::metadata(&path) {
             Ok(file) if file.len() == blob.size => return Ok(()),
@@ -300,7 +309,7 @@ impl Store {
         })
     }
 
-    pub(super) fn check_digest(&self, name: &str, blob: &Descriptor) -> Result<(), DamagedBlob> {
+    fn check_digest(&self, name: &str, blob: &Descriptor) -> Result<(), DamagedBlob> {
         let path = self.blob_path(&blob.digest);
         let what = match digest_of_file(&path) {
             Ok(digest) if digest == blob.digest => return Ok(()),
@@ -378,17 +387,21 @@ pub struct Partial {
 }
 
 impl Partial {
-    /// Begins a blob, or takes it up where an earlier run left it; waits while another process writes the same one. Nothing
-    /// if the blob is there by then.
-    pub fn of_blob(store: &Store, blob: &Descriptor) -> anyhow::Result<Option<Self>> {
+    /// Begins a blob, or takes it up where an earlier run left it.
+    pub fn of_blob(store: &Store, blob: &Descriptor) -> anyhow::Result<Begun> {
         let path = store.folder.join("partial").join(blob.digest.hex());
         loop {
             if store.has(blob) {
-                return Ok(None);
+                return Ok(Begun::There);
             }
             let file = open_lock(&path)?;
-            file.lock()
-                .with_context(|| format!("can't lock {}", path.display()))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(Begun::Busy),
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("can't lock {}", path.display()));
+                }
+            }
             // Whoever held it may have moved it to its place meanwhile; then this is no file of that name any more.
             if !is_at(&file, &path) {
                 continue;
@@ -403,18 +416,19 @@ impl Partial {
                 expected: Some(blob.digest.clone()),
             };
             partial.take_up()?;
-            return Ok(Some(partial));
+            return Ok(Begun::Ours(Box::new(partial)));
         }
     }
 
     /// Begins a blob whose digest isn't known yet, or is to be checked against `expected`.
-    pub fn of_file(store: &Store, name: &str, expected: Option<&Digest>) -> anyhow::Result<Self> {
-        let name = format!("file-{}", Digest::of(name.as_bytes()).hex());
-        let path = store.folder.join("partial").join(name);
-        let file = open_lock(&path)?;
-        file.lock()
-            .with_context(|| format!("can't lock {}", path.display()))?;
-        let mut partial = Self {
+    pub fn of_file(store: &Store, expected: Option<&Digest>) -> anyhow::Result<Self> {
+        let folder = store.folder.join("partial");
+        let (file, path) = tempfile::Builder::new()
+            .prefix("tmp-")
+            .tempfile_in(&folder)
+            .and_then(|file| Ok(file.keep()?))
+            .map_err(|error| write_failure(&folder, 0, error))?;
+        Ok(Self {
             store: store.clone(),
             path,
             file,
@@ -422,14 +436,17 @@ impl Partial {
             written: 0,
             size: None,
             expected: expected.cloned(),
-        };
-        partial.restart()?;
-        Ok(partial)
+        })
     }
 
     /// Bytes so far.
     pub fn written(&self) -> u64 {
         self.written
+    }
+
+    /// Whether as many bytes came as were expected.
+    pub fn is_full(&self) -> bool {
+        self.size == Some(self.written)
     }
 
     /// Adds bytes.
@@ -507,6 +524,17 @@ impl Partial {
             .with_context(|| format!("can't write {}", self.path.display()))?;
         Ok(())
     }
+}
+
+/// How the beginning of a blob went.
+#[derive(Debug)]
+pub enum Begun {
+    /// It is to be written by us.
+    Ours(Box<Partial>),
+    /// Another process is writing it.
+    Busy,
+    /// It is there already.
+    There,
 }
 
 /// What came isn't what was asked for.
