@@ -205,6 +205,7 @@ fn read(root: &Path, mistakes: &mut Vec<Mistake>) -> Vec<Draft> {
     check_names(&drafts, mistakes);
     check_needs(&drafts, mistakes);
     check_circles(&drafts, mistakes);
+    mistakes.sort_by(|one, other| (&one.file, one.place).cmp(&(&other.file, other.place)));
     drafts
 }
 

@@ -186,13 +186,11 @@ impl fmt::Display for Mistake {
         write!(formatter, ": {}", self.message)?;
         if let (Some((line, column)), Some(source)) = (self.place, &self.source_line) {
             let gutter = line.to_string().len();
+            let (source, offset) = around(source, column.saturating_sub(1));
             write!(
                 formatter,
                 "\n{:gutter$} |\n{line} | {source}\n{:gutter$} | {:offset$}^",
-                "",
-                "",
-                "",
-                offset = column.saturating_sub(1)
+                "", "", "",
             )?;
         }
         if let Some(help) = &self.help {
@@ -200,6 +198,21 @@ impl fmt::Display for Mistake {
         }
         Ok(())
     }
+}
+
+/// The part of a long line around one of its characters, and where that character is in it.
+fn around(line: &str, offset: usize) -> (String, usize) {
+    const WIDTH: usize = 100;
+    let length = line.chars().count();
+    if length <= WIDTH {
+        return (line.to_owned(), offset);
+    }
+    let start = offset.saturating_sub(WIDTH / 2).min(length - WIDTH);
+    let before = if start > 0 { "…" } else { "" };
+    let after = if start + WIDTH < length { "…" } else { "" };
+    let part: String = line.chars().skip(start).take(WIDTH).collect();
+    let shown = format!("{before}{part}{after}");
+    (shown, offset - start + before.chars().count())
 }
 
 fn list(mistakes: &[Mistake]) -> String {

@@ -18,6 +18,9 @@ pub const FIELD_MANAGER: &str = "devenv";
 /// The field manager of Argo CD's controller. What is applied under its name, Argo CD takes over without a difference.
 pub const ARGOCD_FIELD_MANAGER: &str = "argocd-controller";
 
+/// How long a definition that was just applied may take until its kind is served.
+const DEFINITION_SERVED: Duration = Duration::from_secs(20);
+
 /// A client for the cluster of this kubeconfig.
 pub async fn client(kubeconfig: &str) -> anyhow::Result<Client> {
     let parsed = Kubeconfig::from_yaml(kubeconfig).context("read the environment's kubeconfig")?;
@@ -36,7 +39,11 @@ pub async fn ready(client: &Client) -> anyhow::Result<()> {
         .await
         .context("the API server doesn't answer within 3 s")?
         .context("ask the API server whether it is ready")?;
-    anyhow::ensure!(answer.trim() == "ok", "the API server isn't ready: {}", answer.trim());
+    anyhow::ensure!(
+        answer.trim() == "ok",
+        "the API server isn't ready: {}",
+        answer.trim()
+    );
     Ok(())
 }
 
@@ -52,7 +59,10 @@ pub fn label(object: &Value) -> String {
 
 /// The string at a JSON pointer, or "".
 pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// The API for objects like this one, in its namespace where it has one.
@@ -87,7 +97,11 @@ pub async fn list(
         .list(&ListParams::default().labels(labels))
         .await
         .with_context(|| format!("list {}", resource.plural))?;
-    found.items.into_iter().map(|item| serde_json::to_value(item).map_err(Into::into)).collect()
+    found
+        .items
+        .into_iter()
+        .map(|item| serde_json::to_value(item).map_err(Into::into))
+        .collect()
 }
 
 /// One object, or `None` where it (or its kind) doesn't exist.
@@ -102,8 +116,12 @@ pub async fn get(
     live(client, &wanted).await
 }
 
-async fn live(client: &Client, object: &Value) -> anyhow::Result<Option<Value>> {
-    match api_of(client, object).get(text(object, "/metadata/name")).await {
+/// The live object of a manifest's, or `None` where it (or its kind) doesn't exist.
+pub async fn live(client: &Client, object: &Value) -> anyhow::Result<Option<Value>> {
+    match api_of(client, object)
+        .get(text(object, "/metadata/name"))
+        .await
+    {
         Ok(found) => Ok(Some(serde_json::to_value(found)?)),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
         Err(error) => Err(error).with_context(|| format!("read {}", label(object))),
@@ -111,7 +129,11 @@ async fn live(client: &Client, object: &Value) -> anyhow::Result<Option<Value>> 
 }
 
 /// Applies objects, several at a time and in no order, and says which ones were changed by it.
-pub async fn apply(client: &Client, manager: &str, objects: &[Value]) -> anyhow::Result<Vec<String>> {
+pub async fn apply(
+    client: &Client,
+    manager: &str,
+    objects: &[Value],
+) -> anyhow::Result<Vec<String>> {
     stream::iter(objects)
         .map(|object| apply_one(client, manager, object))
         .buffer_unordered(12)
@@ -120,25 +142,60 @@ pub async fn apply(client: &Client, manager: &str, objects: &[Value]) -> anyhow:
         .await
 }
 
-async fn apply_one(client: &Client, manager: &str, object: &Value) -> anyhow::Result<Option<String>> {
+async fn apply_one(
+    client: &Client,
+    manager: &str,
+    object: &Value,
+) -> anyhow::Result<Option<String>> {
     let before = live(client, object).await?;
     if before.as_ref().is_some_and(|live| holds(object, live)) {
         return Ok(None);
     }
-    let after = api_of(client, object)
-        .patch(text(object, "/metadata/name"), &PatchParams::apply(manager).force(), &Patch::Apply(object))
+    let after = patch_once_known(client, manager, object)
         .await
         .with_context(|| format!("apply {}", label(object)))?;
-    let version = before.as_ref().map(|live| text(live, "/metadata/resourceVersion"));
+    let version = before
+        .as_ref()
+        .map(|live| text(live, "/metadata/resourceVersion"));
     let unchanged = version.is_some() && version == after.metadata.resource_version.as_deref();
     Ok((!unchanged).then(|| label(object)))
+}
+
+/// Applies an object. A kind whose definition was applied a moment ago isn't served yet: the server then answers 404.
+async fn patch_once_known(
+    client: &Client,
+    manager: &str,
+    object: &Value,
+) -> kube::Result<DynamicObject> {
+    let until = tokio::time::Instant::now() + DEFINITION_SERVED;
+    let parameters = PatchParams::apply(manager).force();
+    loop {
+        let patched = api_of(client, object)
+            .patch(
+                text(object, "/metadata/name"),
+                &parameters,
+                &Patch::Apply(object),
+            )
+            .await;
+        match patched {
+            Err(kube::Error::Api(status))
+                if status.code == 404 && tokio::time::Instant::now() < until =>
+            {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Makes an object unless one of its name exists; says whether it made it. For generated secrets, which must not
 /// change once they are there.
 pub async fn create_if_absent(client: &Client, object: &Value) -> anyhow::Result<bool> {
     let parsed: DynamicObject = serde_json::from_value(object.clone())?;
-    match api_of(client, object).create(&PostParams::default(), &parsed).await {
+    match api_of(client, object)
+        .create(&PostParams::default(), &parsed)
+        .await
+    {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
         Err(error) => Err(error).with_context(|| format!("create {}", label(object))),
@@ -148,7 +205,11 @@ pub async fn create_if_absent(client: &Client, object: &Value) -> anyhow::Result
 /// Merges a patch into one object.
 pub async fn merge(client: &Client, object: &Value, patch: &Value) -> anyhow::Result<()> {
     api_of(client, object)
-        .patch(text(object, "/metadata/name"), &PatchParams::default(), &Patch::Merge(patch))
+        .patch(
+            text(object, "/metadata/name"),
+            &PatchParams::default(),
+            &Patch::Merge(patch),
+        )
         .await
         .with_context(|| format!("change {}", label(object)))?;
     Ok(())
@@ -161,12 +222,18 @@ pub async fn merge(client: &Client, object: &Value, patch: &Value) -> anyhow::Re
 /// changes nothing, and never hides a difference.
 pub fn holds(wanted: &Value, live: &Value) -> bool {
     match (wanted, live) {
-        (Value::Object(wanted), Value::Object(live)) => wanted.iter().all(|(key, value)| match live.get(key) {
-            Some(found) => holds(value, found),
-            None => is_empty(value),
-        }),
+        (Value::Object(wanted), Value::Object(live)) => {
+            wanted.iter().all(|(key, value)| match live.get(key) {
+                Some(found) => holds(value, found),
+                None => is_empty(value),
+            })
+        }
         (Value::Array(wanted), Value::Array(live)) => {
-            wanted.len() == live.len() && wanted.iter().zip(live).all(|(wanted, live)| holds(wanted, live))
+            wanted.len() == live.len()
+                && wanted
+                    .iter()
+                    .zip(live)
+                    .all(|(wanted, live)| holds(wanted, live))
         }
         (wanted, live) => wanted == live,
     }
@@ -201,12 +268,21 @@ mod tests {
         let live = json!({"spec": {"replicas": 0, "containers": [{"name": "a"}, {"name": "b"}]}});
         assert!(!holds(&json!({"spec": {"replicas": 1}}), &live));
         assert!(!holds(&json!({"spec": {"paused": true}}), &live));
-        assert!(!holds(&json!({"spec": {"containers": [{"name": "a"}]}}), &live));
+        assert!(!holds(
+            &json!({"spec": {"containers": [{"name": "a"}]}}),
+            &live
+        ));
     }
 
     #[test]
     fn objects_are_named_as_people_name_them() {
-        assert_eq!(label(&json!({"kind": "Pod", "metadata": {"name": "a", "namespace": "n"}})), "Pod n/a");
-        assert_eq!(label(&json!({"kind": "Node", "metadata": {"name": "a"}})), "Node a");
+        assert_eq!(
+            label(&json!({"kind": "Pod", "metadata": {"name": "a", "namespace": "n"}})),
+            "Pod n/a"
+        );
+        assert_eq!(
+            label(&json!({"kind": "Node", "metadata": {"name": "a"}})),
+            "Node a"
+        );
     }
 }

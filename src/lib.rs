@@ -1,15 +1,112 @@
-//! devenv (map of the code to be written here)
+//! devenv brings a team's whole platform to proven ready on a local Kubernetes cluster, explains what isn't, and takes it
+//! away without a trace. This page is the map of its code.
+//!
+//! # The way through `up`
+//! ```text
+//! command line ─ cli          cluster-configs/, bundles/ ─ inputs (environment, bundle, cluster::kind_config, yaml)
+//!    │                           every mistake is found before anything is touched
+//!    └──────────────► up ◄──────┘
+//!                     │ cluster   observe → decide → realise, and the API server's client
+//!                     │ images    which ones, in which order ─ store (layout, registry, packages) → store::import
+//!                     │ gitops    argocd (install) · source, git, tree (push) · waves (decide) · settle (do and wait)
+//!                     ▼
+//!                   ready, or an error with its reason and a hint
+//! ```
+//! [`down`], [`reset`], [`sync`], [`status`] and [`plan`] are recipes of the same parts; each reads from top to bottom.
+//!
+//! # Invariants
+//! - State is observed, never remembered: Docker's containers, the API server and the files are asked anew each time, and
+//!   a part that needs no change is left alone. A killed run is resumed by running it again.
+//! - Only what carries the environment's mark is ever changed or removed ([`cluster::kind::mark`]).
+//! - Decisions are pure functions over plain data; the world is touched in few, small places.
+//! - Every wait has a deadline and says what it waits for ([`wait`]).
+//! - Only [`exec`] starts processes, only [`report`] prints, only `main` exits, only [`yaml`] knows the YAML library, only
+//!   [`docker`] talks to Docker. Lints hold the first three.
+//! - The kubeconfig that is used is the environment's own, never the user's current context.
+
 pub mod bundle;
+pub mod cli;
 pub mod cluster;
+pub mod context;
 pub mod docker;
+pub mod down;
 pub mod environment;
 pub mod error;
 pub mod event;
 pub mod exec;
+pub mod gitops;
+pub mod images;
 pub mod inputs;
+pub mod kube;
 pub mod lock;
 pub mod paths;
+pub mod plan;
+pub mod report;
+pub mod reset;
+pub mod status;
 pub mod stop;
 pub mod store;
 pub mod suggest;
+pub mod sync;
+pub mod up;
+pub mod wait;
 pub mod yaml;
+
+use anyhow::Context as _;
+use clap::CommandFactory as _;
+
+use cli::{Cli, Command, Global};
+use context::Context;
+use error::Exit;
+use event::Events;
+use stop::Stop;
+
+/// Runs one command.
+pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
+    let Cli {
+        command,
+        global:
+            Global {
+                environment,
+                output,
+                timeout,
+                ..
+            },
+    } = cli;
+    let context = Context {
+        events,
+        stop,
+        paths: paths::Paths::from_process()?,
+        directory: std::env::current_dir().context("find the working directory")?,
+        selector: environment.as_str().into(),
+        timeout,
+    };
+    match command {
+        Command::Up(arguments) => up::up(&context, arguments.plan).await,
+        Command::Down => down::down(&context).await,
+        Command::Reset => reset::reset(&context).await,
+        Command::Sync(arguments) => sync::sync(&context, arguments.prune).await,
+        Command::Status => {
+            let (exit, text) = status::status(&context, output).await?;
+            report::data(&text)?;
+            Ok(exit)
+        }
+        Command::Kubeconfig => {
+            let environment = inputs::environment(&context.selector, &context.directory)?;
+            report::data(
+                &context
+                    .paths
+                    .kubeconfig(&environment.id)
+                    .display()
+                    .to_string(),
+            )?;
+            Ok(Exit::Ready)
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "devenv", &mut script);
+            report::data(&String::from_utf8_lossy(&script))?;
+            Ok(Exit::Ready)
+        }
+    }
+}

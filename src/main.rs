@@ -1,1 +1,83 @@
-fn main() {}
+//! The program: the runtime, signals, the reporter, and the exit code. Nothing else.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use devenv::cli::{Cli, Output};
+use devenv::error::{Exit, Signal};
+use devenv::event::Events;
+use devenv::report::{self, Flags, Format, Style};
+use devenv::stop::Stop;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let style = Style::from_process(Flags {
+        format: match cli.global.output {
+            Output::Text => Format::Text,
+            Output::Json => Format::Json,
+        },
+        quiet: cli.global.quiet,
+        verbose: cli.global.verbose,
+        color: cli.global.color,
+    });
+    log(cli.global.verbose);
+    // One TLS library, one provider of its cryptography, for everything that talks TLS.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return code(report::error(
+                &anyhow::anyhow!("start the runtime: {error}"),
+                style,
+            ));
+        }
+    };
+    let exit = runtime.block_on(run(cli, style));
+    // A task that still reads a pipe of somebody's must not keep the program.
+    runtime.shutdown_background();
+    code(exit)
+}
+
+async fn run(cli: Cli, style: Style) -> Exit {
+    let (stop, second_signal) = match Stop::on_signals() {
+        Ok(stop) => stop,
+        Err(error) => return report::error(&anyhow::anyhow!("listen for signals: {error}"), style),
+    };
+    let (events, receiver) = Events::channel();
+    let reporter = tokio::spawn(report::run(receiver, style));
+    let work = devenv::run(cli, events, stop);
+    let ended = tokio::select! {
+        ended = work => ended,
+        signal = second_signal => return at_once(signal.unwrap_or(Signal::Interrupt)),
+    };
+    // The error comes after the last event, never between two.
+    let _ = reporter.await;
+    ended.unwrap_or_else(|error| report::error(&error, style))
+}
+
+fn at_once(signal: Signal) -> Exit {
+    match signal {
+        Signal::Interrupt => Exit::Interrupted,
+        Signal::Terminate => Exit::Terminated,
+    }
+}
+
+fn code(exit: Exit) -> ExitCode {
+    ExitCode::from(exit as u8)
+}
+
+/// The libraries' own logs, for whoever asks with -vv or `DEVENV_LOG`; product output is events.
+fn log(verbose: u8) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("DEVENV_LOG");
+    if verbose >= 2 || filter.is_ok() {
+        let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init();
+    }
+}

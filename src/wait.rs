@@ -38,7 +38,12 @@ pub struct Wait {
 ///
 /// A look that fails is no reason to give up (an API server that restarts refuses connections for a while): its error
 /// is what was "last seen".
-pub async fn wait_for<T, F, Fut>(wait: &Wait, step: &Step, stop: &Stop, mut look: F) -> anyhow::Result<T>
+pub async fn wait_for<T, F, Fut>(
+    wait: &Wait,
+    step: &Step,
+    stop: &Stop,
+    mut look: F,
+) -> anyhow::Result<T>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = anyhow::Result<Look<T>>>,
@@ -53,7 +58,12 @@ where
         let seen = match seen {
             Look::Ready(thing) => return Ok(thing),
             Look::Never(reason) => {
-                return Err(Failure::CannotHeal { what: wait.what.clone(), reason, hint: wait.hint.clone() }.into());
+                return Err(Failure::CannotHeal {
+                    what: wait.what.clone(),
+                    reason,
+                    hint: wait.hint.clone(),
+                }
+                .into());
             }
             Look::NotYet(seen) => seen,
         };

@@ -1,1 +1,11 @@
+//! All tests that run devenv, or parts of it, as a process: one binary, so that the big libraries are linked once.
+#![expect(
+    clippy::unwrap_used,
+    reason = "what a test can't do it needn't explain"
+)]
 
+mod engine;
+mod harness;
+mod processes;
+mod report;
+mod trial;

@@ -280,12 +280,12 @@ fn check_port(
             .and_then(|port| u16::try_from(port).ok())
         {
             Some(port @ 1..) => *number = port,
+            _ if mapping.get(key).is_none() => {
+                return wrong(None, format!("this port has no `{key}`"), None);
+            }
             _ => {
-                return wrong(
-                    mapping.get(key).map(|_| key),
-                    format!("`{key}` must be a port number from 1 to 65535"),
-                    None,
-                );
+                let message = format!("`{key}` must be a port number from 1 to 65535");
+                return wrong(Some(key), message, None);
             }
         }
     }
@@ -361,4 +361,260 @@ fn loopback(value: &Value) -> Option<IpAddr> {
         IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
     ];
     expected.contains(&address).then_some(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use insta::assert_snapshot;
+
+    use super::ClusterConfig;
+
+    const HEAD: &str = "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n";
+    const PORTS: &str = "extraPortMappings: [{listenAddress: 127.0.0.1, hostPort: 80, containerPort: 80}, {listenAddress: 127.0.0.1, hostPort: 443, containerPort: 443}]";
+
+    fn check(text: &str) -> String {
+        match ClusterConfig::parse(Path::new("kind.yaml"), text) {
+            Ok(config) => format!("{:?}", config.published_ports()),
+            Err(mistakes) => {
+                let told: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+                told.join("\n\n")
+            }
+        }
+    }
+
+    fn nodes(text: &str) -> String {
+        check(&format!("{HEAD}nodes:\n{text}"))
+    }
+
+    #[test]
+    fn the_config_that_comes_with_devenv_is_right() {
+        let text = include_str!("../../cluster-configs/kind.yaml");
+        let config = ClusterConfig::parse(Path::new("kind.yaml"), text).unwrap();
+        assert_eq!(config.node_count(), 1);
+        assert!(!config.patches_containerd());
+        assert_snapshot!(check(text), @"[PublishedPort { address: 127.0.0.1, host_port: 80, container_port: 80 }, PublishedPort { address: 127.0.0.1, host_port: 443, container_port: 443 }]");
+    }
+
+    #[test]
+    fn the_mark_is_all_that_changes() {
+        let text = format!(
+            "{HEAD}name: mine\nfeatureGates: {{Some: true}}\ncontainerdConfigPatches:\n- |\n  [plugins]\n    yes = 0644\nnodes:\n\
+             - {PORTS}\n  labels: {{tier: yes, mode: \"0644\"}}\n- role: worker\n  extraMounts:\n  - {{hostPath: /data, containerPath: /data}}\n"
+        );
+        let config = ClusterConfig::parse(Path::new("kind.yaml"), &text).unwrap();
+        assert!(config.patches_containerd());
+        assert_eq!(config.node_count(), 2);
+        assert_snapshot!(config.with_mark("0123456789ab", Path::new("/home/me/.cache/devenv/marks")), @r#"
+        {
+          "apiVersion": "kind.x-k8s.io/v1alpha4",
+          "containerdConfigPatches": [
+            "[plugins]\n  yes = 0644\n"
+          ],
+          "featureGates": {
+            "Some": true
+          },
+          "kind": "Cluster",
+          "name": "mine",
+          "nodes": [
+            {
+              "extraMounts": [
+                {
+                  "containerPath": "/devenv/0123456789ab",
+                  "hostPath": "/home/me/.cache/devenv/marks",
+                  "readOnly": true
+                }
+              ],
+              "extraPortMappings": [
+                {
+                  "containerPort": 80,
+                  "hostPort": 80,
+                  "listenAddress": "127.0.0.1"
+                },
+                {
+                  "containerPort": 443,
+                  "hostPort": 443,
+                  "listenAddress": "127.0.0.1"
+                }
+              ],
+              "labels": {
+                "mode": "0644",
+                "tier": "yes"
+              }
+            },
+            {
+              "extraMounts": [
+                {
+                  "containerPath": "/data",
+                  "hostPath": "/data"
+                },
+                {
+                  "containerPath": "/devenv/0123456789ab",
+                  "hostPath": "/home/me/.cache/devenv/marks",
+                  "readOnly": true
+                }
+              ],
+              "role": "worker"
+            }
+          ]
+        }
+        "#);
+    }
+
+    #[test]
+    fn another_tools_file() {
+        assert_snapshot!(check("kind: Simple\napiVersion: k3d.io/v1alpha5\n"), @r"
+        kind.yaml:1:7: `kind` must be `Cluster` in a kind config
+          |
+        1 | kind: Simple
+          |       ^
+        ");
+        assert_snapshot!(check("kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha3\n"), @r"
+        kind.yaml:2:13: `apiVersion` must be `kind.x-k8s.io/v1alpha4` in a kind config
+          |
+        2 | apiVersion: kind.x-k8s.io/v1alpha3
+          |             ^
+        ");
+        assert_snapshot!(check("nodes: []\n"), @"kind.yaml: the key `kind` is missing, expected `kind: Cluster`");
+        assert_snapshot!(check("- role: worker\n"), @"kind.yaml: is no mapping, expected a kind config: `kind: Cluster` and `apiVersion: kind.x-k8s.io/v1alpha4`");
+        assert_snapshot!(check(""), @"kind.yaml: the file is empty, expected a mapping (`key: value` lines)");
+    }
+
+    #[test]
+    fn a_port_that_other_machines_could_reach() {
+        assert_snapshot!(
+            nodes("- extraPortMappings:\n  - hostPort: 80\n    containerPort: 80\n  - {hostPort: 443, containerPort: 443, listenAddress: 0.0.0.0}\n"),
+            @r"
+            kind.yaml:5:5: this port has no `listenAddress`, and would be reachable from other machines
+              |
+            5 |   - hostPort: 80
+              |     ^
+            hint: add `listenAddress: 127.0.0.1`: kind's default is 0.0.0.0
+
+            kind.yaml:7:56: this port would be reachable from other machines, expected 127.0.0.1 or ::1
+              |
+            7 |   - {hostPort: 443, containerPort: 443, listenAddress: 0.0.0.0}
+              |                                                        ^
+            "
+        );
+        assert_snapshot!(
+            check(&format!("{HEAD}networking:\n  apiServerAddress: 192.168.1.5\nnodes:\n- {PORTS}\n")),
+            @r"
+            kind.yaml:4:21: the API server would be reachable from other machines, expected 127.0.0.1 or ::1
+              |
+            4 |   apiServerAddress: 192.168.1.5
+              |                     ^
+            hint: leave the key out: kind's default is 127.0.0.1
+            "
+        );
+    }
+
+    #[test]
+    fn a_port_that_is_missing_or_given_twice() {
+        assert_snapshot!(
+            nodes("- extraPortMappings: [{listenAddress: \"::1\", hostPort: 8080, containerPort: 80}]\n"),
+            @r"
+            kind.yaml:3:1: no node publishes port 443, and the platform's names lead there
+              |
+            3 | nodes:
+              | ^
+            hint: add to a node: extraPortMappings: [{listenAddress: 127.0.0.1, hostPort: 443, containerPort: 443}]
+            "
+        );
+        assert_snapshot!(
+            nodes(&format!("- {PORTS}\n- role: worker\n  extraPortMappings:\n  - {{listenAddress: 127.0.0.1, hostPort: 80, containerPort: 8080}}\n")),
+            @r"
+            kind.yaml:7:42: port 80 on 127.0.0.1 is published twice
+              |
+            7 |   - {listenAddress: 127.0.0.1, hostPort: 80, containerPort: 8080}
+              |                                          ^
+            "
+        );
+        assert_snapshot!(check(HEAD), @r"
+        kind.yaml: there are no `nodes`, expected at least one, with ports 80 and 443 published
+        hint: add to a node: extraPortMappings: [{listenAddress: 127.0.0.1, hostPort: 80, containerPort: 80}]
+        ");
+    }
+
+    #[test]
+    fn a_port_that_is_none() {
+        assert_snapshot!(
+            nodes("- extraPortMappings:\n  - {listenAddress: 127.0.0.1, hostPort: http, containerPort: 80}\n  - {listenAddress: 127.0.0.1, containerPort: 443}\n  - {listenAddress: 127.0.0.1, hostPort: 70000, containerPort: 1}\n  - 80\n"),
+            @r"
+            kind.yaml:5:42: `hostPort` must be a port number from 1 to 65535
+              |
+            5 |   - {listenAddress: 127.0.0.1, hostPort: http, containerPort: 80}
+              |                                          ^
+
+            kind.yaml:6:5: this port has no `hostPort`
+              |
+            6 |   - {listenAddress: 127.0.0.1, containerPort: 443}
+              |     ^
+
+            kind.yaml:7:42: `hostPort` must be a port number from 1 to 65535
+              |
+            7 |   - {listenAddress: 127.0.0.1, hostPort: 70000, containerPort: 1}
+              |                                          ^
+
+            kind.yaml:8:5: a port mapping must be a mapping
+              |
+            8 |   - 80
+              |     ^
+            "
+        );
+    }
+
+    #[test]
+    fn nodes_that_make_no_cluster() {
+        assert_snapshot!(nodes(&format!("- role: worker\n  {PORTS}\n- role: master\n")), @r"
+        kind.yaml:6:9: `role` must be `control-plane` or `worker`
+          |
+        6 | - role: master
+          |         ^
+
+        kind.yaml:3:1: no node is a control plane, expected one with `role: control-plane`
+          |
+        3 | nodes:
+          | ^
+        ");
+        assert_snapshot!(nodes("  worker: 1\n"), @r"
+        kind.yaml:4:3: `nodes` must be a list
+          |
+        4 |   worker: 1
+          |   ^
+        ");
+        assert_snapshot!(nodes("- worker\n"), @r"
+        kind.yaml:4:3: a node must be a mapping
+          |
+        4 | - worker
+          |   ^
+
+        kind.yaml:3:1: no node is a control plane, expected one with `role: control-plane`
+          |
+        3 | nodes:
+          | ^
+        ");
+    }
+
+    #[test]
+    fn a_mount_where_the_mark_goes() {
+        assert_snapshot!(
+            nodes(&format!("- {PORTS}\n  extraMounts:\n  - hostPath: /tmp\n    containerPath: /devenv/x\n")),
+            @r"
+            kind.yaml:7:20: nothing may be mounted in `/devenv`: devenv knows its nodes by what is there
+              |
+            7 |     containerPath: /devenv/x
+              |                    ^
+            "
+        );
+    }
+
+    #[test]
+    fn what_is_published_twice_for_two_addresses_or_protocols_is_right() {
+        assert_snapshot!(
+            nodes("- extraPortMappings:\n  - {listenAddress: 127.0.0.1, hostPort: 80, containerPort: 80}\n  - {listenAddress: '::1', hostPort: 80, containerPort: 80}\n  - {listenAddress: 127.0.0.1, hostPort: 8443, containerPort: 443}\n  - {listenAddress: 127.0.0.1, hostPort: 8443, containerPort: 443, protocol: udp}\n"),
+            @"[PublishedPort { address: 127.0.0.1, host_port: 80, container_port: 80 }, PublishedPort { address: ::1, host_port: 80, container_port: 80 }, PublishedPort { address: 127.0.0.1, host_port: 8443, container_port: 443 }]"
+        );
+    }
 }

@@ -1,5 +1,5 @@
 //! Argo CD, as devenv installs it: upstream's own manifest of one version, less what a developer's cluster has no use
-//! for, and without its fixed waits. [`manifests`] is pure; [`install`] applies what it returns.
+//! for, and without its fixed waits. [`manifests`] is pure; [`install_definitions`] and [`install`] apply what it returns.
 //!
 //! What is changed, and why:
 //! - dex and the notifications controller are left out: nobody logs in through them here.
@@ -23,9 +23,11 @@ pub const NAMESPACE: &str = "argocd";
 /// The version devenv installs.
 pub const VERSION: &str = "3.2.11";
 /// Upstream's manifest of that version.
-pub const MANIFEST: &str = "https://raw.githubusercontent.com/argoproj/argo-cd/v3.2.11/manifests/install.yaml";
+pub const MANIFEST: &str =
+    "https://raw.githubusercontent.com/argoproj/argo-cd/v3.2.11/manifests/install.yaml";
 /// What that manifest's bytes must hash to.
-pub const MANIFEST_SHA256: &str = "6cdd269e07f27b50f9e481cc7e685443b26b79372001ff7868ff1543610417bd";
+pub const MANIFEST_SHA256: &str =
+    "6cdd269e07f27b50f9e481cc7e685443b26b79372001ff7868ff1543610417bd";
 /// The image of all its components and of the git source.
 pub const IMAGE: &str = "quay.io/argoproj/argocd:v3.2.11";
 /// The image of its cache.
@@ -47,7 +49,10 @@ pub const WORKLOADS: [(&str, &str); 6] = [
 /// Everything to apply, from upstream's documents: the definitions first, then the rest.
 ///
 /// `image_names` maps an upstream image to the one used here.
-pub fn manifests(upstream: Vec<Value>, image_names: &BTreeMap<String, String>) -> (Vec<Value>, Vec<Value>) {
+pub fn manifests(
+    upstream: Vec<Value>,
+    image_names: &BTreeMap<String, String>,
+) -> (Vec<Value>, Vec<Value>) {
     let mut definitions = Vec::new();
     let mut rest = Vec::new();
     for mut object in upstream {
@@ -89,14 +94,21 @@ const PARAMETERS: [(&str, &str); 4] = [
     ("controller.sync.wave.delay.seconds", "0"),
     ("controller.self.heal.timeout.seconds", "2"),
     // `bundles/*/*/bundle.yaml` means just that depth.
-    ("applicationsetcontroller.enable.new.git.file.globbing", "true"),
+    (
+        "applicationsetcontroller.enable.new.git.file.globbing",
+        "true",
+    ),
 ];
 
 fn left_out(object: &Value) -> bool {
-    let component = object.pointer("/metadata/labels/app.kubernetes.io~1component").and_then(Value::as_str);
+    let component = object
+        .pointer("/metadata/labels/app.kubernetes.io~1component")
+        .and_then(Value::as_str);
     let name = text(object, "/metadata/name");
     component.is_some_and(|component| LEFT_OUT.contains(&component))
-        || LEFT_OUT.iter().any(|left_out| name.starts_with(&format!("argocd-{left_out}")))
+        || LEFT_OUT
+            .iter()
+            .any(|left_out| name.starts_with(&format!("argocd-{left_out}")))
         || name.starts_with("argocd-notifications")
         || (text(object, "/kind") == "Secret" && name == "argocd-secret")
 }
@@ -117,7 +129,10 @@ fn tune(workload: &mut Value, image_names: &BTreeMap<String, String>) {
     }
     for container in pod["containers"].as_array_mut().into_iter().flatten() {
         let image = text(container, "/image");
-        let image = image_names.get(image).map_or(image, String::as_str).to_owned();
+        let image = image_names
+            .get(image)
+            .map_or(image, String::as_str)
+            .to_owned();
         container["image"] = json!(image);
         container["imagePullPolicy"] = json!("IfNotPresent");
         if let Some(probe) = container.get_mut("readinessProbe") {
@@ -129,7 +144,8 @@ fn tune(workload: &mut Value, image_names: &BTreeMap<String, String>) {
             && let Some(environment) = container["env"].as_array_mut()
         {
             // After three failed renderings it would rest for an hour.
-            environment.push(json!({"name": "ARGOCD_PAUSE_GEN_AFTER_FAILED_ATTEMPTS", "value": "0"}));
+            environment
+                .push(json!({"name": "ARGOCD_PAUSE_GEN_AFTER_FAILED_ATTEMPTS", "value": "0"}));
             // No signed commits here, and making a key ring costs a second of its start.
             environment.push(json!({"name": "ARGOCD_GPG_ENABLED", "value": "false"}));
         }
@@ -184,29 +200,52 @@ fn secrets() -> anyhow::Result<[Value; 2]> {
 /// 256 random bits from the operating system, as 64 hexadecimal digits.
 fn random_text() -> anyhow::Result<String> {
     let mut bytes = [0_u8; 32];
-    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("ask the system for random bytes: {error}"))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| anyhow::anyhow!("ask the system for random bytes: {error}"))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Installs or repairs Argo CD and the git source; says what was changed.
-pub async fn install(client: &Client, definitions: &[Value], rest: &[Value]) -> anyhow::Result<Vec<String>> {
-    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+/// The namespace, the generated secrets and the definitions: what can be there before any image is; says what changed.
+pub async fn install_definitions(
+    client: &Client,
+    definitions: &[Value],
+) -> anyhow::Result<Vec<String>> {
+    let namespace =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
     let mut changed = apply(client, FIELD_MANAGER, &[namespace]).await?;
     for secret in secrets()? {
         if create_if_absent(client, &secret).await? {
             changed.push(crate::kube::label(&secret));
         }
     }
-    changed.extend(apply(client, FIELD_MANAGER, definitions).await.context("apply Argo CD's definitions")?);
-    changed.extend(apply(client, FIELD_MANAGER, rest).await.context("apply Argo CD")?);
+    changed.extend(
+        apply(client, FIELD_MANAGER, definitions)
+            .await
+            .context("apply Argo CD's definitions")?,
+    );
     Ok(changed)
+}
+
+/// Everything else of Argo CD and the git source; says what changed.
+pub async fn install(client: &Client, rest: &[Value]) -> anyhow::Result<Vec<String>> {
+    apply(client, FIELD_MANAGER, rest)
+        .await
+        .context("apply Argo CD")
 }
 
 /// A workload's state in words, or `None` where all its pods are ready and of the newest template.
 pub fn workload_lacks(workload: &Value) -> Option<String> {
     let name = text(workload, "/metadata/name");
-    let number = |pointer: &str| workload.pointer(pointer).and_then(Value::as_i64).unwrap_or_default();
-    let wanted = workload.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
+    let number = |pointer: &str| {
+        workload
+            .pointer(pointer)
+            .and_then(Value::as_i64)
+            .unwrap_or_default()
+    };
+    let wanted = workload
+        .pointer("/spec/replicas")
+        .and_then(Value::as_i64)
+        .unwrap_or(1);
     if number("/status/observedGeneration") < number("/metadata/generation") {
         return Some(format!("{name}: its controller hasn't seen it yet"));
     }
@@ -235,10 +274,16 @@ mod tests {
 
     #[test]
     fn dex_and_notifications_are_left_out_and_waits_are_removed() {
-        let names = BTreeMap::from([(IMAGE.to_owned(), "packages.devenv.test/argocd:3.2.11".to_owned())]);
+        let names = BTreeMap::from([(
+            IMAGE.to_owned(),
+            "packages.devenv.test/argocd:3.2.11".to_owned(),
+        )]);
         let upstream = vec![
             deployment("argocd-dex-server", "dex-server"),
-            deployment("argocd-notifications-controller", "notifications-controller"),
+            deployment(
+                "argocd-notifications-controller",
+                "notifications-controller",
+            ),
             deployment("argocd-repo-server", "repo-server"),
         ];
         let (definitions, rest) = manifests(upstream, &names);
@@ -256,8 +301,17 @@ mod tests {
             })
         };
         assert_eq!(workload_lacks(&workload(2, 1, 1)), None);
-        assert_eq!(workload_lacks(&workload(2, 0, 1)).as_deref(), Some("w: 1 of 1 pods ready"));
-        assert_eq!(workload_lacks(&workload(2, 1, 0)).as_deref(), Some("w: 0 of 1 pods ready"));
-        assert_eq!(workload_lacks(&workload(1, 1, 1)).as_deref(), Some("w: its controller hasn't seen it yet"));
+        assert_eq!(
+            workload_lacks(&workload(2, 0, 1)).as_deref(),
+            Some("w: 1 of 1 pods ready")
+        );
+        assert_eq!(
+            workload_lacks(&workload(2, 1, 0)).as_deref(),
+            Some("w: 0 of 1 pods ready")
+        );
+        assert_eq!(
+            workload_lacks(&workload(1, 1, 1)).as_deref(),
+            Some("w: its controller hasn't seen it yet")
+        );
     }
 }

@@ -18,7 +18,9 @@ pub fn pod(pod: &Value) -> Option<String> {
         return Some(trouble.to_string());
     }
     let unscheduled = conditions(pod)
-        .find(|condition| text(condition, "/type") == "PodScheduled" && text(condition, "/status") == "False")
+        .find(|condition| {
+            text(condition, "/type") == "PodScheduled" && text(condition, "/status") == "False"
+        })
         .map(|condition| super::waves::one_line(text(condition, "/message")));
     let state = match unscheduled {
         Some(message) => format!("not scheduled: {message}"),
@@ -67,9 +69,25 @@ pub enum Trouble {
 impl std::fmt::Display for Trouble {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Image { pod, image, message } => write!(formatter, "pod {pod}: image {image} can't be had: {message}"),
-            Self::Crash { pod, container, restarts, cause, .. } => {
-                write!(formatter, "pod {pod}: container {container} ended {restarts} times, last with {cause}")
+            Self::Image {
+                pod,
+                image,
+                message,
+            } => write!(
+                formatter,
+                "pod {pod}: image {image} can't be had: {message}"
+            ),
+            Self::Crash {
+                pod,
+                container,
+                restarts,
+                cause,
+                ..
+            } => {
+                write!(
+                    formatter,
+                    "pod {pod}: container {container} ended {restarts} times, last with {cause}"
+                )
             }
             Self::Config { pod, message } => write!(formatter, "pod {pod}: {message}"),
         }
@@ -84,20 +102,42 @@ pub fn troubles(pod: &Value) -> Vec<Trouble> {
             let waiting = text(status, "/state/waiting/reason");
             let message = || {
                 let message = super::waves::one_line(text(status, "/state/waiting/message"));
-                if message.is_empty() { waiting.to_owned() } else { format!("{waiting}: {message}") }
+                if message.is_empty() {
+                    waiting.to_owned()
+                } else {
+                    format!("{waiting}: {message}")
+                }
             };
-            let restarts = status.get("restartCount").and_then(Value::as_i64).unwrap_or_default();
-            let last = status.pointer("/state/terminated").or_else(|| status.pointer("/lastState/terminated"));
+            let restarts = status
+                .get("restartCount")
+                .and_then(Value::as_i64)
+                .unwrap_or_default();
+            let last = status
+                .pointer("/state/terminated")
+                .or_else(|| status.pointer("/lastState/terminated"));
             match waiting {
                 "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
-                    Some(Trouble::Image { pod: name.clone(), image: text(status, "/image").to_owned(), message: message() })
+                    Some(Trouble::Image {
+                        pod: name.clone(),
+                        image: text(status, "/image").to_owned(),
+                        message: message(),
+                    })
                 }
                 "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
-                    Some(Trouble::Config { pod: name.clone(), message: message() })
+                    Some(Trouble::Config {
+                        pod: name.clone(),
+                        message: message(),
+                    })
                 }
-                _ if restarts > 0 && last.is_some() && status.get("ready") != Some(&Value::Bool(true)) => {
+                _ if restarts > 0
+                    && last.is_some()
+                    && status.get("ready") != Some(&Value::Bool(true)) =>
+                {
                     let last = last.unwrap_or(&Value::Null);
-                    let code = last.get("exitCode").and_then(Value::as_i64).unwrap_or_default();
+                    let code = last
+                        .get("exitCode")
+                        .and_then(Value::as_i64)
+                        .unwrap_or_default();
                     let cause = match text(last, "/reason") {
                         "" | "Error" | "Completed" => format!("exit code {code}"),
                         reason => format!("{reason} (exit code {code})"),
@@ -117,17 +157,27 @@ pub fn troubles(pod: &Value) -> Vec<Trouble> {
 }
 
 fn is_ready(pod: &Value) -> bool {
-    conditions(pod).any(|condition| text(condition, "/type") == "Ready" && text(condition, "/status") == "True")
+    conditions(pod).any(|condition| {
+        text(condition, "/type") == "Ready" && text(condition, "/status") == "True"
+    })
 }
 
 fn conditions(pod: &Value) -> impl Iterator<Item = &Value> {
-    pod.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten()
+    pod.pointer("/status/conditions")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
 }
 
 fn container_statuses(pod: &Value) -> impl Iterator<Item = &Value> {
     ["/status/initContainerStatuses", "/status/containerStatuses"]
         .into_iter()
-        .flat_map(|pointer| pod.pointer(pointer).and_then(Value::as_array).into_iter().flatten())
+        .flat_map(|pointer| {
+            pod.pointer(pointer)
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+        })
 }
 
 fn waiting_reasons(pod: &Value) -> impl Iterator<Item = String> + '_ {
@@ -144,14 +194,23 @@ pub async fn namespace(client: &Client, namespace: &str) -> Vec<String> {
         Ok(pods) => pods,
         Err(error) => return vec![format!("{error:#}")],
     };
-    let mut unwell: Vec<&Value> = pods.iter().filter(|candidate| pod(candidate).is_some()).collect();
+    let mut unwell: Vec<&Value> = pods
+        .iter()
+        .filter(|candidate| pod(candidate).is_some())
+        .collect();
     unwell.sort_by_key(|candidate| troubles(candidate).is_empty());
     let mut lines = Vec::new();
     for candidate in unwell.into_iter().take(3) {
         lines.extend(pod(candidate));
         lines.extend(last_warning(client, candidate).await);
         for trouble in troubles(candidate) {
-            if let Trouble::Crash { namespace, pod, container, .. } = trouble {
+            if let Trouble::Crash {
+                namespace,
+                pod,
+                container,
+                ..
+            } = trouble
+            {
                 lines.extend(last_log_line(client, &namespace, &pod, &container).await);
             }
         }
@@ -161,27 +220,56 @@ pub async fn namespace(client: &Client, namespace: &str) -> Vec<String> {
 
 /// The last warning event about an object.
 async fn last_warning(client: &Client, object: &Value) -> Option<String> {
-    let events = list(client, "v1", "Event", Some(text(object, "/metadata/namespace")), "").await.ok()?;
+    let events = list(
+        client,
+        "v1",
+        "Event",
+        Some(text(object, "/metadata/namespace")),
+        "",
+    )
+    .await
+    .ok()?;
     let about = |event: &&Value| {
-        text(event, "/involvedObject/uid") == text(object, "/metadata/uid") && text(event, "/type") == "Warning"
+        text(event, "/involvedObject/uid") == text(object, "/metadata/uid")
+            && text(event, "/type") == "Warning"
     };
     let last = events.iter().filter(about).max_by_key(|event| {
         let seen = text(event, "/lastTimestamp");
-        if seen.is_empty() { text(event, "/eventTime").to_owned() } else { seen.to_owned() }
+        if seen.is_empty() {
+            text(event, "/eventTime").to_owned()
+        } else {
+            seen.to_owned()
+        }
     })?;
-    Some(format!("  event: {}: {}", text(last, "/reason"), super::waves::one_line(text(last, "/message"))))
+    Some(format!(
+        "  event: {}: {}",
+        text(last, "/reason"),
+        super::waves::one_line(text(last, "/message"))
+    ))
 }
 
 /// The last line a container logged before it ended, or the newest one.
-pub async fn last_log_line(client: &Client, namespace: &str, pod: &str, container: &str) -> Option<String> {
+pub async fn last_log_line(
+    client: &Client,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+) -> Option<String> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     for previous in [true, false] {
-        let wanted =
-            LogParams { container: Some(container.to_owned()), previous, tail_lines: Some(5), ..LogParams::default() };
+        let wanted = LogParams {
+            container: Some(container.to_owned()),
+            previous,
+            tail_lines: Some(5),
+            ..LogParams::default()
+        };
         if let Ok(logged) = pods.logs(pod, &wanted).await
             && let Some(line) = logged.lines().rev().find(|line| !line.trim().is_empty())
         {
-            return Some(format!("  log of {container}: {}", super::waves::one_line(line)));
+            return Some(format!(
+                "  log of {container}: {}",
+                super::waves::one_line(line)
+            ));
         }
     }
     None

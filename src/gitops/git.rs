@@ -17,8 +17,11 @@ use crate::exec::{self, Cmd};
 use crate::stop::Stop;
 
 /// What keeps the person's own git settings out of it.
-pub const ENVIRONMENT: [(&str, &str); 3] =
-    [("GIT_CONFIG_NOSYSTEM", "1"), ("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_TERMINAL_PROMPT", "0")];
+const ENVIRONMENT: [(&str, &str); 3] = [
+    ("GIT_CONFIG_NOSYSTEM", "1"),
+    ("GIT_CONFIG_GLOBAL", "/dev/null"),
+    ("GIT_TERMINAL_PROMPT", "0"),
+];
 
 /// One file of the tree.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,11 +51,16 @@ pub fn read_folder(folder: &Path, prefix: &str) -> anyhow::Result<Vec<TreeFile>>
     let mut files = Vec::new();
     let mut folders = vec![(folder.to_owned(), prefix.to_owned())];
     while let Some((folder, prefix)) = folders.pop() {
-        let entries = std::fs::read_dir(&folder).with_context(|| format!("read the folder {}", folder.display()))?;
+        let entries = std::fs::read_dir(&folder)
+            .with_context(|| format!("read the folder {}", folder.display()))?;
         for entry in entries {
             let entry = entry.with_context(|| format!("read the folder {}", folder.display()))?;
             let name = entry.file_name().into_string().map_err(|name| {
-                anyhow::anyhow!("the file name {} in {} isn't UTF-8", PathBuf::from(name).display(), folder.display())
+                anyhow::anyhow!(
+                    "the file name {} in {} isn't UTF-8",
+                    PathBuf::from(name).display(),
+                    folder.display()
+                )
             })?;
             if name == ".git" || name.ends_with('~') || name.ends_with(".swp") {
                 continue;
@@ -64,11 +72,23 @@ pub fn read_folder(folder: &Path, prefix: &str) -> anyhow::Result<Vec<TreeFile>>
                 folders.push((entry.path(), path));
             } else if metadata.is_symlink() {
                 let target = std::fs::read_link(entry.path()).with_context(read)?;
-                files.push(TreeFile { path, mode: Mode::Link, bytes: target.as_os_str().as_bytes().to_vec() });
+                files.push(TreeFile {
+                    path,
+                    mode: Mode::Link,
+                    bytes: target.as_os_str().as_bytes().to_vec(),
+                });
             } else if metadata.is_file() {
                 let executable = metadata.permissions().mode() & 0o111 != 0;
-                let mode = if executable { Mode::Executable } else { Mode::Plain };
-                files.push(TreeFile { path, mode, bytes: std::fs::read(entry.path()).with_context(read)? });
+                let mode = if executable {
+                    Mode::Executable
+                } else {
+                    Mode::Plain
+                };
+                files.push(TreeFile {
+                    path,
+                    mode,
+                    bytes: std::fs::read(entry.path()).with_context(read)?,
+                });
             }
         }
     }
@@ -91,7 +111,14 @@ fn import_stream(files: &[TreeFile]) -> Vec<u8> {
             Mode::Executable => "100755",
             Mode::Link => "120000",
         };
-        stream.extend(format!("M {mode} inline {}\ndata {}\n", quoted(&file.path), file.bytes.len()).as_bytes());
+        stream.extend(
+            format!(
+                "M {mode} inline {}\ndata {}\n",
+                quoted(&file.path),
+                file.bytes.len()
+            )
+            .as_bytes(),
+        );
         stream.extend(&file.bytes);
         stream.push(b'\n');
     }
@@ -101,7 +128,9 @@ fn import_stream(files: &[TreeFile]) -> Vec<u8> {
 
 /// A path as fast-import reads it: quoted as in C where it holds anything but plain letters.
 fn quoted(path: &str) -> String {
-    let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\');
+    let plain = path
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\');
     if plain {
         return path.to_owned();
     }
@@ -121,22 +150,44 @@ fn quoted(path: &str) -> String {
     format!("\"{escaped}\"")
 }
 
+/// A call of git without the person's own settings.
+pub fn own(call: Cmd) -> Cmd {
+    ENVIRONMENT
+        .into_iter()
+        .fold(call, |call, (name, value)| call.env(name, value))
+}
+
 /// Commits a tree into the bare repository, which is made anew where it is missing or broken; returns the revision.
-pub async fn commit(repository: &Path, files: &[TreeFile], step: &Step, stop: &Stop) -> anyhow::Result<String> {
+pub async fn commit(
+    repository: &Path,
+    files: &[TreeFile],
+    step: &Step,
+    stop: &Stop,
+) -> anyhow::Result<String> {
     let git = |arguments: &[&str]| {
-        Cmd::new("git").args(arguments.iter().copied()).current_dir(repository).envs(ENVIRONMENT)
+        own(Cmd::new("git")
+            .args(arguments.iter().copied())
+            .directory(repository))
     };
     if !repository.join("HEAD").is_file() {
         // Half-made by a run that was killed: nothing in it is worth keeping.
         let _ = std::fs::remove_dir_all(repository);
-        std::fs::create_dir_all(repository).with_context(|| format!("make the folder {}", repository.display()))?;
+        std::fs::create_dir_all(repository)
+            .with_context(|| format!("make the folder {}", repository.display()))?;
         let branch = format!("--initial-branch={BRANCH}");
         exec::run(&git(&["init", "--quiet", "--bare", &branch]), stop, step).await?;
     }
     let import = git(&["fast-import", "--quiet", "--force", "--done"]).stdin(import_stream(files));
-    exec::run(&import, stop, step).await.context("commit the bundles")?;
-    let head = exec::run(&git(&["rev-parse", &format!("refs/heads/{BRANCH}")]), stop, step).await?;
-    Ok(head.stdout_text().trim().to_owned())
+    exec::run(&import, stop, step)
+        .await
+        .context("commit the bundles")?;
+    let head = exec::run(
+        &git(&["rev-parse", &format!("refs/heads/{BRANCH}")]),
+        stop,
+        step,
+    )
+    .await?;
+    Ok(head.text())
 }
 
 #[cfg(test)]
@@ -146,10 +197,18 @@ mod tests {
     #[test]
     fn a_commit_is_the_same_bytes_for_the_same_tree() {
         let files = [
-            TreeFile { path: "bundles/a b.yaml".into(), mode: Mode::Plain, bytes: b"x: 1\n".to_vec() },
-            TreeFile { path: "bundles/run".into(), mode: Mode::Executable, bytes: b"#!/bin/sh\n".to_vec() },
+            TreeFile {
+                path: "bundles/a b.yaml".into(),
+                mode: Mode::Plain,
+                bytes: b"x: 1\n".to_vec(),
+            },
+            TreeFile {
+                path: "bundles/run".into(),
+                mode: Mode::Executable,
+                bytes: b"#!/bin/sh\n".to_vec(),
+            },
         ];
-        insta::assert_snapshot!(String::from_utf8(import_stream(&files)).unwrap(), @r"
+        insta::assert_snapshot!(String::from_utf8(import_stream(&files)).unwrap(), @r#"
         commit refs/heads/main
         committer devenv <devenv@localhost> 0 +0000
         data 32
@@ -163,7 +222,7 @@ mod tests {
         #!/bin/sh
 
         done
-        ");
+        "#);
     }
 
     #[test]

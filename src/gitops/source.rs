@@ -4,8 +4,8 @@
 //! on the pod's own loopback only, so that it is reached by port-forward (with the rights to do so) or not at all.
 
 use anyhow::Context as _;
-use kube::{Api, Client};
 use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client};
 use serde_json::{Value, json};
 use std::path::Path;
 use tokio::io::copy_bidirectional;
@@ -100,31 +100,56 @@ pub fn manifests(image: &str) -> Vec<Value> {
 
 /// The git source's pod that is ready, by name, or in words why there is none.
 pub async fn ready_pod(client: &Client) -> anyhow::Result<Result<String, String>> {
-    let pods = list(client, "v1", "Pod", Some(NAMESPACE), &format!("app.kubernetes.io/name={NAME}")).await?;
+    let pods = list(
+        client,
+        "v1",
+        "Pod",
+        Some(NAMESPACE),
+        &format!("app.kubernetes.io/name={NAME}"),
+    )
+    .await?;
     let ready = pods.iter().find(|pod| {
         pod.pointer("/metadata/deletionTimestamp").is_none()
-            && pod.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten().any(|condition| {
-                text(condition, "/type") == "Ready" && text(condition, "/status") == "True"
-            })
+            && pod
+                .pointer("/status/conditions")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .any(|condition| {
+                    text(condition, "/type") == "Ready" && text(condition, "/status") == "True"
+                })
     });
-    Ok(ready.map(|pod| text(pod, "/metadata/name").to_owned()).ok_or_else(|| match pods.first() {
-        None => format!("{NAME}: no pod yet"),
-        Some(pod) => super::explain::pod(pod).unwrap_or_else(|| format!("{NAME}: its pod is starting")),
-    }))
+    Ok(ready
+        .map(|pod| text(pod, "/metadata/name").to_owned())
+        .ok_or_else(|| match pods.first() {
+            None => format!("{NAME}: no pod yet"),
+            Some(pod) => {
+                super::explain::pod(pod).unwrap_or_else(|| format!("{NAME}: its pod is starting"))
+            }
+        }))
 }
 
 /// Pushes the branch of a bare repository on this machine into the cluster's, through a port-forward that lives as long
 /// as the push.
-pub async fn push(client: &Client, pod: &str, repository: &Path, step: &Step, stop: &Stop) -> anyhow::Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0").await.context("open a port on loopback for the push")?;
+pub async fn push(
+    client: &Client,
+    pod: &str,
+    repository: &Path,
+    step: &Step,
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .context("open a port on loopback for the push")?;
     let port = listener.local_addr()?.port();
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
-    let push = Cmd::new("git")
-        .args(["push", "--quiet", "--force"])
-        .arg(format!("git://127.0.0.1:{port}/bundles.git"))
-        .arg(format!("{BRANCH}:{BRANCH}"))
-        .current_dir(repository)
-        .envs(super::git::ENVIRONMENT);
+    let push = super::git::own(
+        Cmd::new("git")
+            .args(["push", "--quiet", "--force"])
+            .arg(format!("git://127.0.0.1:{port}/bundles.git"))
+            .arg(format!("{BRANCH}:{BRANCH}"))
+            .directory(repository),
+    );
     tokio::select! {
         pushed = exec::run(&push, stop, step) => {
             pushed.context("push the bundles into the cluster's git")?;
@@ -137,12 +162,17 @@ pub async fn push(client: &Client, pod: &str, repository: &Path, step: &Step, st
 /// Carries each connection to the pod; ends only with an error.
 async fn forward(listener: &TcpListener, pods: &Api<Pod>, pod: &str) -> anyhow::Result<()> {
     loop {
-        let (mut local, _) = listener.accept().await.context("accept the push on loopback")?;
+        let (mut local, _) = listener
+            .accept()
+            .await
+            .context("accept the push on loopback")?;
         let mut forwarder = pods
             .portforward(pod, &[PUSH_PORT])
             .await
             .with_context(|| format!("open a port-forward to pod {NAMESPACE}/{pod}"))?;
-        let mut remote = forwarder.take_stream(PUSH_PORT).context("the port-forward has no stream")?;
+        let mut remote = forwarder
+            .take_stream(PUSH_PORT)
+            .context("the port-forward has no stream")?;
         // git closes its side when it is done; a reset then is no failure of the push, which git itself reports.
         let _ = copy_bidirectional(&mut local, &mut remote).await;
     }

@@ -37,7 +37,13 @@ impl Selector {
         let Some(expression) = selector.pointer("/matchExpressions/0") else {
             return Some(Self::AllBut(BTreeSet::new()));
         };
-        let names = expression.get("values")?.as_array()?.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        let names = expression
+            .get("values")?
+            .as_array()?
+            .iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect();
         match text(expression, "/operator") {
             "In" => Some(Self::Only(names)),
             "NotIn" => Some(Self::AllBut(names)),
@@ -118,13 +124,19 @@ pub struct App {
     pub leaving: bool,
     /// The resources that aren't well yet: "Deployment victorialogs: Progressing (…)".
     pub unwell: Vec<String>,
+    /// The names of its resources, which its pods' names begin with.
+    pub owns: Vec<String>,
 }
 
 impl App {
     /// From the live object.
     pub fn of(application: &Value) -> Self {
         let say = |pointer: &str| text(application, pointer).to_owned();
-        let conditions = application.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+        let conditions = application
+            .pointer("/status/conditions")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
         let complaint = conditions
             .filter(|condition| text(condition, "/type").ends_with("Error"))
             .map(|condition| text(condition, "/message").to_owned())
@@ -138,9 +150,13 @@ impl App {
             revision: say("/status/sync/revision"),
             operation_revision: say("/status/operationState/syncResult/revision"),
             message: message.unwrap_or_default(),
-            retries: application.pointer("/status/operationState/retryCount").and_then(Value::as_i64).unwrap_or_default(),
+            retries: application
+                .pointer("/status/operationState/retryCount")
+                .and_then(Value::as_i64)
+                .unwrap_or_default(),
             leaving: application.pointer("/metadata/deletionTimestamp").is_some(),
             unwell: unwell(application),
+            owns: owns(application),
             operation,
         }
     }
@@ -193,7 +209,11 @@ impl App {
 
 /// The first seven digits of a revision.
 pub fn short(revision: &str) -> &str {
-    revision.get(..7).unwrap_or(if revision.is_empty() { "no revision" } else { revision })
+    revision.get(..7).unwrap_or(if revision.is_empty() {
+        "no revision"
+    } else {
+        revision
+    })
 }
 
 /// A message on one line, of bearable length.
@@ -205,10 +225,30 @@ pub fn one_line(message: &str) -> String {
     }
 }
 
-fn unwell(application: &Value) -> Vec<String> {
-    let resources = application.pointer("/status/resources").and_then(Value::as_array).into_iter().flatten();
+fn owns(application: &Value) -> Vec<String> {
+    let resources = application
+        .pointer("/status/resources")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     resources
-        .filter(|resource| !matches!(text(resource, "/health/status"), "" | "Healthy") || text(resource, "/status") == "OutOfSync")
+        .map(|resource| text(resource, "/name").to_owned())
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
+}
+
+fn unwell(application: &Value) -> Vec<String> {
+    let resources = application
+        .pointer("/status/resources")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    resources
+        .filter(|resource| {
+            !matches!(text(resource, "/health/status"), "" | "Healthy")
+                || text(resource, "/status") == "OutOfSync"
+        })
         .map(|resource| {
             let state = match text(resource, "/health/status") {
                 "" | "Healthy" => text(resource, "/status"),
@@ -218,19 +258,36 @@ fn unwell(application: &Value) -> Vec<String> {
                 "" => String::new(),
                 message => format!(" ({})", one_line(message)),
             };
-            format!("{} {} {state}{why}", text(resource, "/kind"), text(resource, "/name"))
+            format!(
+                "{} {} {state}{why}",
+                text(resource, "/kind"),
+                text(resource, "/name")
+            )
         })
         .collect()
 }
 
 /// The bundles whose needs are all ready, beside those that are in already. The list only grows: a name taken out of it
 /// would delete its Application.
-pub fn admit(bundles: &[Bundle], ready: &BTreeSet<String>, admitted: &BTreeSet<String>) -> BTreeSet<String> {
-    let now = bundles.iter().filter(|bundle| bundle.needs.iter().all(|need| ready.contains(&need.bundle)));
-    admitted.iter().cloned().chain(now.map(|bundle| bundle.name.clone())).collect()
+pub fn admit(
+    bundles: &[Bundle],
+    ready: &BTreeSet<String>,
+    admitted: &BTreeSet<String>,
+) -> BTreeSet<String> {
+    let now = bundles
+        .iter()
+        .filter(|bundle| bundle.needs.iter().all(|need| ready.contains(&need.bundle)));
+    admitted
+        .iter()
+        .cloned()
+        .chain(now.map(|bundle| bundle.name.clone()))
+        .collect()
 }
 
 /// The names of the Applications that are ready at a revision.
 pub fn ready(apps: &BTreeMap<String, App>, revision: &str) -> BTreeSet<String> {
-    apps.iter().filter(|(_, app)| app.is_ready(revision)).map(|(name, _)| name.clone()).collect()
+    apps.iter()
+        .filter(|(_, app)| app.is_ready(revision))
+        .map(|(name, _)| name.clone())
+        .collect()
 }

@@ -72,19 +72,16 @@ impl Inventory {
         self.lacks(image).is_none()
     }
 
-    /// What is missing for [`Inventory::has`], in words.
+    /// What is missing for [`Inventory::has`], in words. containerd drops a layer's blob once the layer is unpacked
+    /// (`discard_unpacked_layers`), so a blob that isn't there proves nothing.
     pub fn lacks(&self, image: &Image) -> Option<String> {
-        for name in node_names(image) {
-            match self.images.get(&name) {
-                Some(digest) if *digest == image.manifest.digest => {}
-                Some(digest) => return Some(format!("{name} is {digest} there")),
-                None => return Some(format!("{name} isn't there")),
-            }
-        }
-        image
-            .blobs()
-            .find(|blob| !self.blobs.contains(&blob.digest))
-            .map(|blob| format!("its blob {} isn't there", blob.digest))
+        node_names(image)
+            .into_iter()
+            .find_map(|name| match self.images.get(&name) {
+                Some(digest) if *digest == image.manifest.digest => None,
+                Some(digest) => Some(format!("{name} is {digest} there")),
+                None => Some(format!("{name} isn't there")),
+            })
     }
 }
 

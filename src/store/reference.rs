@@ -308,7 +308,20 @@ mod tests {
             "kindest/node:v1@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
             "redis@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
         ];
-        assert_snapshot!(cases.map(check).join("\n"), @"");
+        assert_snapshot!(cases.map(check).join("\n"), @r"
+        docker.io/library/redis:7
+        docker.io/victoriametrics/vlagent:v1
+        docker.io/library/redis:7
+        docker.io/library/redis:7
+        quay.io/argoproj/argocd:v3.2.11
+        localhost/tool:1
+        localhost:5000/tool:1
+        127.0.0.1:5000/a/b__c/d---e:1
+        [::1]:5000/tool:1
+        Registry/tool:1
+        docker.io/kindest/node:v1@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+        docker.io/library/redis@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+        ");
     }
 
     #[test]
@@ -332,19 +345,39 @@ mod tests {
             "redis@md5:0123456789abcdef0123456789abcdef",
             ":7",
         ];
-        assert_snapshot!(cases.map(check).join("\n"), @"");
+        assert_snapshot!(cases.map(check).join("\n"), @r"
+        an image reference is missing
+        `redis` has neither a tag nor a digest
+        hint: say which one: `redis:<tag>`; `latest` is never assumed
+        `localhost:5000/tool` has neither a tag nor a digest
+        hint: say which one: `localhost:5000/tool:<tag>`; `latest` is never assumed
+        `https://quay.io/argoproj/argocd:v3` is no image reference: it begins with a scheme, and a reference has none
+        `docker.io/Redis:7` is no image reference: the repository must be lower-case
+        `redis:` is no image reference: its tag must be 1 to 128 letters, digits, `_`, `.` and `-`
+        `redis:-7` is no image reference: its tag must be 1 to 128 letters, digits, `_`, `.` and `-`
+        `redis:7 ` is no image reference: its tag must be 1 to 128 letters, digits, `_`, `.` and `-`
+        `a//b:1` is no image reference: the repository must be parts of a-z and 0-9, joined inside by `.`, `_` or `-`, with `/` between them
+        `/b:1` is no image reference: the repository must be parts of a-z and 0-9, joined inside by `.`, `_` or `-`, with `/` between them
+        `a_-b:1` is no image reference: the repository must be parts of a-z and 0-9, joined inside by `.`, `_` or `-`, with `/` between them
+        `quay..io/b:1` is no image reference: `quay..io` is no registry's host name
+        `quay.io:99999/b:1` is no image reference: `quay.io:99999` is no registry's host name
+        `quay.io:+1/b:1` is no image reference: `quay.io:+1` is no registry's host name
+        `sha256:12` is no digest, expected `sha256:` and 64 lower-case hexadecimal digits
+        `md5:0123456789abcdef0123456789abcdef` is no digest, expected `sha256:` and 64 lower-case hexadecimal digits
+        `:7` is no image reference: the repository must be parts of a-z and 0-9, joined inside by `.`, `_` or `-`, with `/` between them
+        ");
     }
 
     #[test]
     fn a_digest_is_of_its_content() {
-        assert_snapshot!(Digest::of(b"").to_string(), @"");
+        assert_snapshot!(Digest::of(b"").to_string(), @"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     }
 
     proptest! {
         #[test]
         fn the_displayed_form_parses_to_the_same_value(
             registry in "|[a-z]{1,8}\\.[a-z]{2,3}/|localhost(:[1-9][0-9]{0,3})?/|docker\\.io/|index\\.docker\\.io/",
-            repository in "[a-z0-9]{1,5}((\\.|_|__|-{1,3})[a-z0-9]{1,4}){0,2}(/[a-z0-9]{1,6}){0,2}",
+            repository in "[a-z0-9]{1,5}((_|__|-{1,3})[a-z0-9]{1,4}){0,2}(/[a-z0-9]{1,6}(\\.[a-z]{1,2})?){0,2}",
             tag in "(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,20})",
             digest in "|@sha256:[0-9a-f]{64}",
         ) {

@@ -1,0 +1,153 @@
+//! The command line: what can be typed, and nothing of what it does.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// What was typed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "devenv",
+    version,
+    about = "Brings a team's whole platform to proven ready on a local Kubernetes cluster",
+    long_about = "Brings a team's whole platform to proven ready on a local Kubernetes cluster.\n\n\
+        Run it in a folder that holds cluster-configs/ and bundles/. `devenv up` creates the cluster that the environment \
+        file describes, loads the images it needs, installs Argo CD, and has it sync every bundle; it ends when all of it \
+        is healthy, or says why it isn't. Run it again at any time: what is there stays, what is missing is made.",
+    after_long_help = EXAMPLES,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What goes with every command.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  devenv up                        create or repair the environment `dev`
+  devenv up --plan                 what `up` would do, touching nothing
+  devenv sync                      push the working tree, wait until it is applied
+  devenv status -o json            what is there, for a program
+  KUBECONFIG=$(devenv kubeconfig) kubectl get pods -A
+  devenv down                      remove all that `up` made
+
+Exit codes:
+  0    proven ready                        3    up, but a check failed
+  1    a step failed                       4    up, but the names are not wired
+  2    the input is wrong (nothing was     130  interrupted
+       touched)                            143  terminated";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create or repair the environment until everything is proven ready
+    ///
+    /// What exists already is kept: a second `up` changes nothing and says so, and an interrupted one is finished by
+    /// running it again.
+    Up(Up),
+    /// Remove everything that `up` made, and nothing else
+    ///
+    /// Works from any half-made state; a second `down` has nothing to do. Downloads and builds in the cache stay.
+    Down,
+    /// Back to the state after `up`: the cluster anew, from the full store
+    Reset,
+    /// Show what is: the cluster, Argo CD, each application and what it waits for
+    Status,
+    /// Push the working tree, uncommitted changes included, and wait until it is applied
+    Sync(Sync),
+    /// Print the path of the environment's kubeconfig
+    Kubeconfig,
+    /// Print a shell's completion script
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+impl Command {
+    /// As it was typed, for the message that somebody else waits for it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Up(_) => "up",
+            Self::Down => "down",
+            Self::Reset => "reset",
+            Self::Status => "status",
+            Self::Sync(_) => "sync",
+            Self::Kubeconfig => "kubeconfig",
+            Self::Completions { .. } => "completions",
+        }
+    }
+}
+
+/// `devenv up`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Up {
+    /// Print what would be done, and touch nothing
+    #[arg(long)]
+    pub plan: bool,
+}
+
+/// `devenv sync`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Sync {
+    /// Allow to remove more than one bundle at once
+    #[arg(long)]
+    pub prune: bool,
+}
+
+/// What goes with every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub struct Global {
+    /// The environment: the name of a file in cluster-configs/, or a path to one
+    #[arg(
+        long,
+        short = 'e',
+        global = true,
+        env = "DEVENV_ENVIRONMENT",
+        default_value = "dev",
+        value_name = "NAME|FILE"
+    )]
+    pub environment: String,
+    /// How results are written: for people, or as JSON lines for programs
+    #[arg(long, short = 'o', global = true, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// Say only what matters: notices, the verdict, errors
+    #[arg(long, short = 'q', global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Show every line of the programs that run (-vv: the library logs too)
+    #[arg(long, short = 'v', global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// When to use colours
+    #[arg(long, global = true, value_enum, default_value_t = clap::ColorChoice::Auto)]
+    pub color: clap::ColorChoice,
+    /// How long one wait may last before it is given up
+    #[arg(long, global = true, default_value = "10m", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub timeout: Duration,
+}
+
+/// How results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// JSON, an object a line.
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

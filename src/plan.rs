@@ -1,0 +1,219 @@
+//! `devenv up --plan`: what `up` would create, change, load and edit. Looks at everything and touches nothing.
+
+use std::fmt::Write as _;
+
+use anyhow::Context as _;
+
+use crate::cluster::{self, Action, Found};
+use crate::context::Context;
+use crate::docker::{self, Docker, Node};
+use crate::error::Exit;
+use crate::gitops::settle::applications;
+use crate::gitops::waves::short;
+use crate::gitops::{git, tree};
+use crate::images::{self, Wanted};
+use crate::inputs::Inputs;
+use crate::kube::{holds, label, live};
+use crate::store::{Store, import};
+use crate::{report, up};
+
+/// Prints the plan on stdout.
+pub async fn show(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit> {
+    let docker = docker::connect().await?;
+    let environment = &inputs.environment;
+    let nodes = cluster::nodes(&docker, environment).await?;
+    let found = cluster::observe(&docker, environment, &nodes).await?;
+    let action = cluster::decide(&found);
+    let mut plan = format!("plan for {} (nothing was touched)\n", environment.name);
+    let mut say = |subject: &str, what: String| {
+        let _ = writeln!(plan, "  {subject:13} {what}");
+    };
+
+    say("cluster", cluster_line(inputs, &nodes, &action)?);
+    for (address, port) in cluster::ports_to_take(inputs) {
+        if matches!(action, Action::Create | Action::Recreate(_)) {
+            say("port", format!("publish {address}:{port}"));
+        }
+    }
+    let wanted = Wanted::of(inputs)?;
+    let store = Store::open(&context.paths.store())?;
+    let missing = images::missing(&store, &wanted.names(), images::origin(environment))?;
+    match missing.as_slice() {
+        [] => say(
+            "store",
+            format!("keep: all {} entries are there", wanted.names().len()),
+        ),
+        missing => missing
+            .iter()
+            .for_each(|name| say("store", format!("fetch {name}"))),
+    }
+    for line in image_lines(
+        &docker,
+        &store,
+        inputs,
+        &wanted,
+        &nodes,
+        &action,
+        missing.is_empty(),
+    )
+    .await?
+    {
+        say("images", line);
+    }
+    for line in gitops_lines(
+        context,
+        &docker,
+        inputs,
+        &store,
+        &nodes,
+        &found,
+        missing.is_empty(),
+    )
+    .await?
+    {
+        say("argo cd", line);
+    }
+    let kubeconfig = context.paths.kubeconfig(&environment.id);
+    let verb = if kubeconfig.exists() && action == Action::Keep {
+        "keep"
+    } else {
+        "write"
+    };
+    say("kubeconfig", format!("{verb} {}", kubeconfig.display()));
+    report::data(&plan)?;
+    Ok(Exit::Ready)
+}
+
+fn cluster_line(inputs: &Inputs, nodes: &[Node], action: &Action) -> anyhow::Result<String> {
+    let name = &inputs.environment.cluster;
+    if matches!(action, Action::Keep | Action::Start(_))
+        && let Some(difference) = cluster::differs(inputs, nodes)
+    {
+        return Err(cluster::refuse_different(&inputs.environment, &difference));
+    }
+    let config = inputs
+        .environment
+        .config
+        .strip_prefix(&inputs.environment.root)
+        .unwrap_or(&inputs.environment.config)
+        .display();
+    let count = inputs.cluster_config.node_count();
+    Ok(match action {
+        Action::Create => format!(
+            "create {name} from {config}: {count} node(s) of {}",
+            inputs.environment.node_image
+        ),
+        Action::Recreate(reason) => {
+            format!("remove the half-made {name} ({reason}) and create it from {config}")
+        }
+        Action::Start(nodes) => format!("start {}", nodes.join(", ")),
+        Action::Keep => format!("keep {name}"),
+    })
+}
+
+async fn image_lines(
+    docker: &Docker,
+    store: &Store,
+    inputs: &Inputs,
+    wanted: &Wanted,
+    nodes: &[Node],
+    action: &Action,
+    store_is_full: bool,
+) -> anyhow::Result<Vec<String>> {
+    let all: Vec<String> = wanted
+        .groups
+        .iter()
+        .flatten()
+        .map(ToString::to_string)
+        .collect();
+    if *action != Action::Keep || !store_is_full {
+        return Ok(all
+            .into_iter()
+            .map(|image| format!("load {image} where a node lacks it"))
+            .collect());
+    }
+    let mut lines = Vec::new();
+    for node in cluster::kind::workers_and_control_planes(nodes) {
+        let inventory = import::inventory(docker, &node.name).await?;
+        for reference in wanted.groups.iter().flatten() {
+            let image = images::find(store, reference, images::origin(&inputs.environment))?;
+            if let Some(lack) = inventory.lacks(&image) {
+                lines.push(format!("load {reference} into {} ({lack})", node.name));
+            }
+        }
+    }
+    if lines.is_empty() {
+        lines.push(format!("keep: all {} are in the nodes", all.len()));
+    }
+    Ok(lines)
+}
+
+async fn gitops_lines(
+    context: &Context,
+    docker: &Docker,
+    inputs: &Inputs,
+    store: &Store,
+    nodes: &[Node],
+    found: &Found,
+    store_is_full: bool,
+) -> anyhow::Result<Vec<String>> {
+    let names: Vec<&str> = inputs
+        .bundles
+        .iter()
+        .map(|bundle| bundle.name.as_str())
+        .collect();
+    let client = match found {
+        Found::Running => cluster::client_if_running(docker, &inputs.environment, nodes).await?,
+        _ => None,
+    };
+    let (Some(client), true) = (client, store_is_full) else {
+        return Ok(vec![
+            format!("install {}", crate::gitops::argocd::VERSION),
+            format!("push the working tree; applications: {}", names.join(", ")),
+        ]);
+    };
+    let mut lines = Vec::new();
+    let (definitions, rest) = up::manifests(inputs, store)?;
+    for object in definitions.iter().chain(&rest) {
+        match live(&client, object).await? {
+            None => lines.push(format!("create {}", label(object))),
+            Some(live) if !holds(object, &live) => lines.push(format!("change {}", label(object))),
+            Some(_) => {}
+        }
+    }
+    let scratch = tempfile::tempdir().context("make a folder for the commit")?;
+    let quiet = crate::event::Events::channel().0.step("plan");
+    let revision = git::commit(
+        &scratch.path().join("plan.git"),
+        &tree::tree(inputs)?,
+        &quiet,
+        &context.stop,
+    )
+    .await?;
+    let apps = applications(&client).await?;
+    for bundle in &inputs.bundles {
+        match apps.get(&bundle.name) {
+            None => lines.push(format!("create application {}", bundle.name)),
+            Some(app) if app.revision != revision => {
+                lines.push(format!(
+                    "sync application {} to {} (now {})",
+                    bundle.name,
+                    short(&revision),
+                    short(&app.revision)
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    for name in apps.keys().filter(|name| !names.contains(&name.as_str())) {
+        lines.push(format!("remove application {name}: its bundle is gone"));
+    }
+    if lines.is_empty() {
+        lines.push(format!(
+            "keep: {} applications at {}",
+            apps.len(),
+            short(&revision)
+        ));
+    }
+    Ok(lines)
+}

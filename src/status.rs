@@ -1,0 +1,289 @@
+//! `devenv status`: what is, as it is. Looks, and changes nothing.
+
+use serde::Serialize;
+
+use crate::bundle::Bundle;
+use crate::cli::Output;
+use crate::cluster::{self, Found};
+use crate::context::Context;
+use crate::docker;
+use crate::error::Exit;
+use crate::gitops::settle::applications;
+use crate::gitops::waves::{App, short};
+use crate::gitops::{argocd, explain};
+use crate::inputs;
+use crate::kube::get;
+
+/// Everything `status` tells, as it stands in `-o json`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    environment: String,
+    cluster: Cluster,
+    argo_cd: Vec<Workload>,
+    applications: Vec<Application>,
+    ready: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Cluster {
+    name: String,
+    provider: &'static str,
+    state: &'static str,
+    detail: String,
+    nodes: Vec<String>,
+    kubeconfig: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Workload {
+    name: &'static str,
+    ready: bool,
+    #[serde(rename = "waitsFor")]
+    waits_for: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Application {
+    name: String,
+    wave: u8,
+    sync: String,
+    health: String,
+    revision: String,
+    waits_for: String,
+}
+
+/// Looks, and gives the text for stdout with the exit code: 0 where all is ready, else 1.
+pub async fn status(context: &Context, output: Output) -> anyhow::Result<(Exit, String)> {
+    let status = look(context).await?;
+    let exit = if status.ready {
+        Exit::Ready
+    } else {
+        Exit::StepFailed
+    };
+    let text = match output {
+        Output::Json => format!("{}\n", serde_json::to_string(&status)?),
+        Output::Text => status.to_string(),
+    };
+    Ok((exit, text))
+}
+
+async fn look(context: &Context) -> anyhow::Result<Status> {
+    let inputs = inputs::load(&context.selector, &context.directory)?;
+    let environment = &inputs.environment;
+    let docker = docker::connect().await?;
+    let nodes = cluster::nodes(&docker, environment).await?;
+    let found = cluster::observe(&docker, environment, &nodes).await?;
+    let (state, detail) = match &found {
+        Found::Absent => ("absent", "devenv up makes it".to_owned()),
+        Found::HalfMade(reason) => ("half-made", format!("{reason}; devenv up makes it anew")),
+        Found::Stopped(names) => (
+            "stopped",
+            format!("{} doesn't run; devenv up starts it", names.join(", ")),
+        ),
+        Found::Running => ("running", String::new()),
+    };
+    let mut status = Status {
+        environment: environment.name.to_string(),
+        cluster: Cluster {
+            name: environment.cluster.clone(),
+            provider: "kind",
+            state,
+            detail,
+            nodes: nodes.iter().map(|node| node.name.clone()).collect(),
+            kubeconfig: context
+                .paths
+                .kubeconfig(&environment.id)
+                .display()
+                .to_string(),
+        },
+        argo_cd: Vec::new(),
+        applications: Vec::new(),
+        ready: false,
+    };
+    let client = match found {
+        Found::Running => cluster::client_if_running(&docker, environment, &nodes).await?,
+        _ => None,
+    };
+    let Some(client) = client else {
+        if found == Found::Running {
+            status.cluster.detail = "its API server doesn't answer".to_owned();
+        }
+        return Ok(status);
+    };
+    for (kind, name) in argocd::WORKLOADS {
+        let lacks = match get(&client, "apps/v1", kind, argocd::NAMESPACE, name).await? {
+            None => Some("not there".to_owned()),
+            Some(workload) => argocd::workload_lacks(&workload),
+        };
+        status.argo_cd.push(Workload {
+            name,
+            ready: lacks.is_none(),
+            waits_for: lacks.unwrap_or_default(),
+        });
+    }
+    let apps = applications(&client).await?;
+    let newest = newest_revision(apps.values());
+    for bundle in &inputs.bundles {
+        status
+            .applications
+            .push(application(&client, bundle, apps.get(&bundle.name), &newest).await);
+    }
+    let gone = apps
+        .iter()
+        .filter(|(name, _)| !inputs.bundles.iter().any(|bundle| bundle.name == **name));
+    status
+        .applications
+        .extend(gone.map(|(name, app)| Application {
+            name: name.clone(),
+            wave: 0,
+            sync: app.sync.clone(),
+            health: app.health.clone(),
+            revision: app.revision.clone(),
+            waits_for: "its bundle is gone; devenv sync removes it".to_owned(),
+        }));
+    status.ready = status.argo_cd.iter().all(|workload| workload.ready)
+        && status
+            .applications
+            .iter()
+            .all(|application| application.waits_for.is_empty());
+    Ok(status)
+}
+
+/// The revision that the cluster is at: where Applications differ, some of them haven't looked yet.
+fn newest_revision<'a>(apps: impl Iterator<Item = &'a App>) -> String {
+    let mut counted = std::collections::BTreeMap::<&str, usize>::new();
+    for app in apps.filter(|app| !app.revision.is_empty()) {
+        *counted.entry(&app.revision).or_default() += 1;
+    }
+    counted
+        .into_iter()
+        .max_by_key(|(_, count)| *count)
+        .map(|(revision, _)| revision.to_owned())
+        .unwrap_or_default()
+}
+
+async fn application(
+    client: &kube::Client,
+    bundle: &Bundle,
+    app: Option<&App>,
+    revision: &str,
+) -> Application {
+    let Some(app) = app else {
+        return Application {
+            name: bundle.name.clone(),
+            wave: bundle.wave,
+            sync: String::new(),
+            health: "Missing".to_owned(),
+            revision: String::new(),
+            waits_for: match bundle.needs.as_slice() {
+                [] => "not made yet".to_owned(),
+                needs => format!(
+                    "not let in yet; it needs {}",
+                    needs
+                        .iter()
+                        .map(|need| need.bundle.as_str())
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                ),
+            },
+        };
+    };
+    let mut waits_for = app.waits_for(revision);
+    if !waits_for.is_empty() {
+        for line in explain::namespace(client, &bundle.namespace).await {
+            waits_for = format!("{waits_for}; {}", line.trim());
+        }
+    }
+    Application {
+        name: bundle.name.clone(),
+        wave: bundle.wave,
+        sync: app.sync.clone(),
+        health: app.health.clone(),
+        revision: app.revision.clone(),
+        waits_for,
+    }
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Cluster {
+            name,
+            provider,
+            state,
+            detail,
+            kubeconfig,
+            ..
+        } = &self.cluster;
+        writeln!(formatter, "environment  {}", self.environment)?;
+        let detail = if detail.is_empty() {
+            String::new()
+        } else {
+            format!(": {detail}")
+        };
+        writeln!(
+            formatter,
+            "cluster      {name} ({provider}), {state}{detail}"
+        )?;
+        if *state != "running" {
+            return Ok(());
+        }
+        writeln!(formatter, "kubeconfig   {kubeconfig}")?;
+        let unready: Vec<&str> = self
+            .argo_cd
+            .iter()
+            .filter(|workload| !workload.ready)
+            .map(|workload| workload.waits_for.as_str())
+            .collect();
+        let argo_cd = if unready.is_empty() {
+            "ready".to_owned()
+        } else {
+            unready.join("; ")
+        };
+        writeln!(formatter, "argo cd      {}, {argo_cd}", argocd::VERSION)?;
+        if self.applications.is_empty() {
+            return Ok(());
+        }
+        let width = self
+            .applications
+            .iter()
+            .map(|application| application.name.len())
+            .max()
+            .unwrap_or_default()
+            .max(11);
+        writeln!(
+            formatter,
+            "\n{:width$}  wave  {:9}  {:11}  {:8}  waits for",
+            "application", "sync", "health", "revision"
+        )?;
+        for Application {
+            name,
+            wave,
+            sync,
+            health,
+            revision,
+            waits_for,
+        } in &self.applications
+        {
+            let or_dash = |text: &str| {
+                if text.is_empty() {
+                    "-".to_owned()
+                } else {
+                    text.to_owned()
+                }
+            };
+            let (sync, health, waits_for) = (or_dash(sync), or_dash(health), or_dash(waits_for));
+            let revision = if revision.is_empty() {
+                "-"
+            } else {
+                short(revision)
+            };
+            writeln!(
+                formatter,
+                "{name:width$}  {wave:<4}  {sync:9}  {health:11}  {revision:8}  {waits_for}"
+            )?;
+        }
+        Ok(())
+    }
+}

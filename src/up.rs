@@ -1,0 +1,337 @@
+//! `devenv up`: create or repair an environment until everything is proven ready.
+//!
+//! The order is the one a person would tell it in: read and check what was written; look what is there; fill the store;
+//! then make the cluster, and load images and set up Argo CD as soon as each can begin. Everything is safe to run again.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use kube::Client;
+use tokio::sync::watch;
+
+use crate::cluster::{self, Action};
+use crate::context::Context;
+use crate::docker::{self, Docker};
+use crate::error::Exit;
+use crate::event::Step;
+use crate::gitops::settle::{Arrived, Goal, settle};
+use crate::gitops::{argocd, explain, git, source, tree};
+use crate::images::{self, Wanted};
+use crate::inputs::{self, Inputs};
+use crate::kube::{get, list};
+use crate::lock;
+use crate::store::Store;
+use crate::wait::{Look, Wait, wait_for};
+use crate::{plan, yaml};
+
+/// Brings the environment up; `plan_only` says what that would be, and touches nothing.
+pub async fn up(context: &Context, plan_only: bool) -> anyhow::Result<Exit> {
+    let inputs = inputs::load(&context.selector, &context.directory)?;
+    if plan_only {
+        return plan::show(context, &inputs).await;
+    }
+    let _lock = lock::acquire(
+        &context.paths.lock(&inputs.environment.id),
+        "up",
+        &context.events,
+        &context.stop,
+    )
+    .await?;
+    bring_up(context, &inputs).await
+}
+
+/// The work of `up`, with the lock held.
+pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit> {
+    say_what_is_left_out(context, inputs);
+    let docker = docker::connect().await?;
+    let nodes = cluster::nodes(&docker, &inputs.environment).await?;
+    let found = cluster::observe(&docker, &inputs.environment, &nodes).await?;
+    let action = cluster::decide(&found);
+    let kind = match &action {
+        Action::Keep | Action::Start(_) => {
+            if let Some(difference) = cluster::differs(inputs, &nodes) {
+                return Err(cluster::refuse_different(&inputs.environment, &difference));
+            }
+            None
+        }
+        Action::Create => {
+            cluster::ports::refuse_taken(&docker, &cluster::ports_to_take(inputs)).await?;
+            Some(cluster::find_kind(context)?)
+        }
+        Action::Recreate(_) => Some(cluster::find_kind(context)?),
+    };
+
+    let wanted = Wanted::of(inputs)?;
+    let store = Store::open(&context.paths.store())?;
+    let step = context.events.step("store");
+    let fetched = images::fill(context, &docker, &store, inputs, &wanted, &step).await?;
+    match fetched {
+        0 => step.unchanged(format!("all {} entries are there", wanted.names().len())),
+        count => step.done(format!(
+            "{count} of {} entries were fetched",
+            wanted.names().len()
+        )),
+    }
+
+    if let Action::Recreate(reason) = &action {
+        context.events.notice(format!(
+            "the cluster {} is half-made ({reason}): it is made anew",
+            inputs.environment.cluster
+        ));
+        cluster::remove(&docker, &nodes).await?;
+    }
+    // Everything from here on runs side by side and waits for just what it needs.
+    let (arrived, arrivals) = watch::channel::<Arrived>(Some(BTreeSet::new()));
+    let (cluster_changed, loaded, applied) = tokio::try_join!(
+        make_cluster(context, &docker, inputs, &store, &action, kind.as_deref()),
+        load_images(context, &docker, inputs, &store, &wanted, &arrived),
+        set_up_gitops(context, &docker, inputs, &store, arrivals),
+    )?;
+    let total = inputs.bundles.len();
+    let changed = cluster_changed || loaded > 0 || applied.changed;
+    context.events.verdict(match changed {
+        true => format!(
+            "ready: {total} of {total} applications healthy at {}",
+            crate::gitops::waves::short(&applied.revision)
+        ),
+        false => format!(
+            "nothing to change: {total} of {total} applications healthy at {}",
+            crate::gitops::waves::short(&applied.revision)
+        ),
+    });
+    Ok(Exit::Ready)
+}
+
+/// A part that isn't there is named, never passed over.
+fn say_what_is_left_out(context: &Context, inputs: &Inputs) {
+    let environment = &inputs.environment;
+    if !environment.exclude.is_empty() {
+        context.events.notice(format!(
+            "{} leaves out: {}",
+            environment.name,
+            environment.exclude.join(", ")
+        ));
+    }
+}
+
+/// Makes, starts or keeps the cluster; says whether anything was changed.
+async fn make_cluster(
+    context: &Context,
+    docker: &Docker,
+    inputs: &Inputs,
+    store: &Store,
+    action: &Action,
+    kind: Option<&Path>,
+) -> anyhow::Result<bool> {
+    let step = context.events.step("cluster");
+    if matches!(action, Action::Create | Action::Recreate(_)) {
+        images::load_node_image(docker, store, inputs, &step).await?;
+    }
+    cluster::realise(context, docker, inputs, action, kind, &step).await?;
+    let name = &inputs.environment.cluster;
+    match action {
+        Action::Keep => step.unchanged(format!("{name} runs")),
+        Action::Start(nodes) => {
+            step.done(format!("{name} was stopped; started {}", nodes.join(", ")))
+        }
+        Action::Create | Action::Recreate(_) => step.done(format!("{name} created")),
+    }
+    Ok(*action != Action::Keep)
+}
+
+/// Brings the images into the nodes; says how many.
+async fn load_images(
+    context: &Context,
+    docker: &Docker,
+    inputs: &Inputs,
+    store: &Store,
+    wanted: &Wanted,
+    arrived: &watch::Sender<Arrived>,
+) -> anyhow::Result<usize> {
+    let step = context.events.step("images");
+    let loaded = images::load(context, docker, store, inputs, wanted, arrived, &step).await?;
+    match loaded {
+        0 => step.unchanged("all are in the nodes"),
+        count => step.done(format!("{count} loaded")),
+    }
+    Ok(loaded)
+}
+
+/// What setting up GitOps came to.
+struct Applied {
+    changed: bool,
+    revision: String,
+}
+
+/// Argo CD, the bundles in its git, and every Application ready.
+async fn set_up_gitops(
+    context: &Context,
+    docker: &Docker,
+    inputs: &Inputs,
+    store: &Store,
+    mut arrivals: watch::Receiver<Arrived>,
+) -> anyhow::Result<Applied> {
+    let step = context.events.step("argo cd");
+    let client = cluster::api(context, docker, &inputs.environment, &step).await?;
+    let (definitions, rest) = manifests(inputs, store)?;
+    let mut changed = argocd::install_definitions(&client, &definitions).await?;
+    wait_for_images(context, &step, &mut arrivals, inputs).await?;
+    changed.extend(argocd::install(&client, &rest).await?);
+    let revision = push(context, inputs, &client, &step).await?;
+    match changed.len() {
+        0 => step.unchanged(format!("{} is installed", argocd::VERSION)),
+        count => step.done(format!(
+            "{} installed: {count} objects written",
+            argocd::VERSION
+        )),
+    }
+
+    let step = context.events.step("applications");
+    let goal = goal(inputs, &revision);
+    let (waited, ()) = tokio::try_join!(
+        settle(context, &client, &goal, arrivals, &step),
+        wait_for_workloads(context, &client, &step),
+    )?;
+    match waited {
+        0 => step.unchanged(format!("{} healthy", goal.bundles.len())),
+        _ => step.done(format!("{} healthy", goal.bundles.len())),
+    }
+    Ok(Applied {
+        changed: !changed.is_empty() || waited > 0,
+        revision,
+    })
+}
+
+/// Argo CD's objects and the git source's, under the image names of the environment: definitions, and the rest.
+pub fn manifests(
+    inputs: &Inputs,
+    store: &Store,
+) -> anyhow::Result<(Vec<serde_json::Value>, Vec<serde_json::Value>)> {
+    let manifest = images::read_file(store, argocd::MANIFEST, images::origin(&inputs.environment))?;
+    let upstream = yaml::documents(argocd::MANIFEST, &manifest)?;
+    let names = inputs
+        .environment
+        .image_names
+        .iter()
+        .map(|(upstream, here)| (upstream.to_string(), here.to_string()))
+        .collect();
+    let (definitions, mut rest) = argocd::manifests(upstream, &names);
+    rest.extend(source::manifests(
+        &names
+            .get(argocd::IMAGE)
+            .cloned()
+            .unwrap_or_else(|| argocd::IMAGE.to_owned()),
+    ));
+    Ok((definitions, rest))
+}
+
+/// Pods whose image isn't there yet would fall into the kubelet's back-off: Argo CD's images come first.
+async fn wait_for_images(
+    context: &Context,
+    step: &Step,
+    arrivals: &mut watch::Receiver<Arrived>,
+    inputs: &Inputs,
+) -> anyhow::Result<()> {
+    let wanted = Wanted::of(inputs)?;
+    let first: Vec<String> = wanted
+        .groups
+        .first()
+        .into_iter()
+        .flatten()
+        .map(ToString::to_string)
+        .collect();
+    step.waiting("its images are on their way into the nodes");
+    let here = arrivals.wait_for(|arrived| match arrived {
+        None => true,
+        Some(names) => first.iter().all(|name| names.contains(name)),
+    });
+    context
+        .stop
+        .or(here)
+        .await?
+        .context("loading the images ended early")?;
+    Ok(())
+}
+
+/// Commits the working tree and pushes it into the cluster's git; returns the revision.
+pub async fn push(
+    context: &Context,
+    inputs: &Inputs,
+    client: &Client,
+    step: &Step,
+) -> anyhow::Result<String> {
+    let repository = context.paths.git(&inputs.environment.id);
+    let revision = git::commit(&repository, &tree::tree(inputs)?, step, &context.stop).await?;
+    let wait = Wait {
+        what: "the cluster's git".to_owned(),
+        within: context.timeout,
+        every: Duration::from_millis(200),
+        hint: format!(
+            "kubectl -n {} describe pod -l app.kubernetes.io/name={}",
+            argocd::NAMESPACE,
+            source::NAME
+        ),
+    };
+    let pod = wait_for(&wait, step, &context.stop, || async {
+        Ok(source::ready_pod(client)
+            .await?
+            .map_or_else(Look::NotYet, Look::Ready))
+    })
+    .await?;
+    source::push(client, &pod, &repository, step, &context.stop).await?;
+    Ok(revision)
+}
+
+/// Where the Applications have to get to.
+pub fn goal(inputs: &Inputs, revision: &str) -> Goal {
+    let names = &inputs.environment;
+    let mut bundles = inputs.bundles.clone();
+    for bundle in &mut bundles {
+        // From here on an image goes by the name it has in this environment.
+        bundle.images = bundle
+            .images
+            .iter()
+            .map(|image| names.image(image).clone())
+            .collect();
+    }
+    Goal {
+        bundles,
+        excluded: names.exclude.iter().cloned().collect(),
+        revision: revision.to_owned(),
+        overlay: tree::overlay(names).to_owned(),
+    }
+}
+
+/// Every workload of Argo CD and the git source, ready.
+async fn wait_for_workloads(context: &Context, client: &Client, step: &Step) -> anyhow::Result<()> {
+    let step = step.child("argo cd's own pods");
+    let wait = Wait {
+        what: "Argo CD's own pods".to_owned(),
+        within: context.timeout,
+        every: Duration::from_millis(500),
+        hint: format!("kubectl -n {} get pods", argocd::NAMESPACE),
+    };
+    wait_for(&wait, &step, &context.stop, || async {
+        for (kind, name) in argocd::WORKLOADS {
+            let workload = get(client, "apps/v1", kind, argocd::NAMESPACE, name).await?;
+            let lacks = match &workload {
+                None => Some(format!("{name}: not there")),
+                Some(workload) => argocd::workload_lacks(workload),
+            };
+            if let Some(lacks) = lacks {
+                let theirs = format!("app.kubernetes.io/name={name}");
+                let pods = list(client, "v1", "Pod", Some(argocd::NAMESPACE), &theirs).await?;
+                let why = pods.iter().find_map(explain::pod);
+                return Ok(Look::NotYet(
+                    why.map_or(lacks.clone(), |why| format!("{lacks} ({why})")),
+                ));
+            }
+        }
+        Ok(Look::Ready(()))
+    })
+    .await?;
+    step.unchanged("ready");
+    Ok(())
+}

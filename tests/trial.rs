@@ -1,0 +1,113 @@
+//! Parts of devenv as programs of their own, for what can only be seen from outside a process: terminals, signals, closed
+//! pipes, `kill -9`. Other tests run them, see `Test::trial`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ColorChoice;
+use devenv::event::Events;
+use devenv::exec::{self, Cmd};
+use devenv::lock;
+use devenv::report::{self, Flags, Format, Style};
+use devenv::stop::Stop;
+
+/// What `main` does around a command.
+#[expect(
+    clippy::disallowed_methods,
+    clippy::exit,
+    reason = "these tests are programs and have exit codes"
+)]
+fn program(work: impl AsyncFnOnce(&Events, &Stop) -> anyhow::Result<()>) -> ! {
+    let is_set = |name| std::env::var_os(name).is_some();
+    let style = Style::from_process(Flags {
+        format: if is_set("TRIAL_JSON") {
+            Format::Json
+        } else {
+            Format::Text
+        },
+        quiet: is_set("TRIAL_QUIET"),
+        verbose: is_set("TRIAL_VERBOSE").into(),
+        color: ColorChoice::Auto,
+    });
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let code = runtime.block_on(async {
+        let (stop, _second) = Stop::on_signals().unwrap();
+        let (events, receiver) = Events::channel();
+        let reporter = tokio::spawn(report::run(receiver, style));
+        let result = work(&events, &stop).await;
+        drop(events);
+        reporter.await.unwrap();
+        match result {
+            Ok(()) => 0,
+            Err(error) => report::error(&error, style) as i32,
+        }
+    });
+    std::process::exit(code);
+}
+
+async fn moment() {
+    tokio::time::sleep(Duration::from_millis(250)).await;
+}
+
+#[test]
+#[ignore = "is a program"]
+fn talk() {
+    program(async |events, _| {
+        let store = events.step("store");
+        let cluster = events.step("cluster");
+        for number in 1..=20 {
+            let fetch = store.child(format!(
+                "fetch packages.devenv.test/team/image-{number}:1.2.3"
+            ));
+            fetch.bytes(50_000_000, 100_000_000);
+            fetch.bytes(100_000_000, 100_000_000);
+            fetch.done("fetched");
+        }
+        cluster.waiting("Starting control-plane 日本語 🕹️");
+        cluster.line("a line for -v");
+        moment().await;
+        store.unchanged("20 images");
+        events.notice("no image registry answers, so images are built from packages");
+        moment().await;
+        cluster.done("created");
+        events.verdict("ready: 2 of 2 applications healthy at 4f2a91c");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "is a program"]
+fn create() {
+    program(async |events, stop| {
+        let path = PathBuf::from(std::env::var_os("LOCK").unwrap());
+        let _lock = lock::acquire(&path, "devenv up", events, stop).await?;
+        let step = events.step("cluster");
+        exec::run(&Cmd::new("kind").args(["create", "cluster"]), stop, &step).await?;
+        step.done("created");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "is a program"]
+fn data() {
+    program(async |_, _| report::data(&"a line of data\n".repeat(100_000)));
+}
+
+#[test]
+#[ignore = "is a program"]
+fn shell() {
+    program(async |events, stop| {
+        let script = std::env::var("TRIAL_ARGS")?;
+        let input = std::io::read_to_string(std::io::stdin())?;
+        let step = events.step("shell");
+        let output = exec::run(
+            &Cmd::new("sh").args(["-c", &script]).stdin(input),
+            stop,
+            &step,
+        )
+        .await?;
+        step.done("");
+        report::data(&output.text())
+    });
+}
