@@ -567,6 +567,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_shell_reads_what_was_quoted() {
+        let words = [
+            "", " ", "it's", "a\nb", "$HOME", "`id`", "\\", "\"", "~", "#", "*", "a=b", "é", "!",
+        ];
+        let shown = Cmd::new("printf").arg(r"%s\0").args(words).to_string();
+        let output = try_run(&sh(&shown)).await.unwrap().stdout;
+        let read = String::from_utf8(output).unwrap();
+        assert_eq!(read.split_terminator('\0').collect::<Vec<_>>(), words);
+    }
+
+    #[tokio::test]
     async fn stdout_is_returned_and_stderr_becomes_lines() {
         let (step, mut events) = step();
         let cmd =

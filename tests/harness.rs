@@ -114,6 +114,13 @@ impl Test {
         self
     }
 
+    /// A folder of this repository, with all that is in it, in the project.
+    pub(crate) fn copy(self, folder: &str) -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        copy_folder(&root.join(folder), &self.path("project").join(folder));
+        self
+    }
+
     /// A program on `PATH`, as a script for `sh`. It may use the real tools of the system, and each of its calls is
     /// written down, see [`Test::calls`].
     pub(crate) fn fake(self, name: &str, script: &str) -> Self {
@@ -282,7 +289,8 @@ impl Test {
         static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
             [
                 (r"\bsha256:[0-9a-f]{64}\b", "sha256:[digest]"),
-                (r"\b[0-9a-f]{40,64}\b", "[id]"),
+                (r"\b([0-9a-f]{40,64}|[0-9a-f]{12})\b", "[id]"),
+                (r"/[^ ]*/engine-\w{6}", "[engine]"),
                 (r"\bpid \d+", "pid [pid]"),
                 (r"\[ *\d+\.\ds\]", "[time]"),
                 (r"  +\d+\.\d ?s\b", "  [time]"),
@@ -297,6 +305,19 @@ impl Test {
         RULES.iter().fold(text, |text, (pattern, name)| {
             pattern.replace_all(&text, *name).into_owned()
         })
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let place = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &place);
+        } else {
+            fs::copy(entry.path(), place).unwrap();
+        }
     }
 }
 

@@ -4,6 +4,7 @@
     reason = "what a test can't do it needn't explain"
 )]
 
+mod commands;
 mod engine;
 mod harness;
 mod processes;

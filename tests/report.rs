@@ -162,3 +162,13 @@ fn readers_who_go_away_are_no_failure() {
         assert_eq!(test.start().wait().status, 0, "{trial}");
     }
 }
+
+#[test]
+fn data_that_can_not_be_written_is_a_failure() {
+    let ran = Test::new().trial("full").start().wait();
+    insta::assert_snapshot!(ran.transcript(), @r"
+    --- stderr
+    error: can't write to stdout: No space left on device (os error 28)
+    --- status 1
+    ");
+}

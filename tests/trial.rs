@@ -111,3 +111,14 @@ fn shell() {
         report::data(&output.text())
     });
 }
+
+#[test]
+#[ignore = "is a program"]
+fn full() {
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    nix::unistd::dup2_stdout(&full).unwrap();
+    program(async |_, _| report::data("data"));
+}

@@ -164,6 +164,17 @@ mod tests {
         assert_eq!(row.render(0), "");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_a_row_too_wide(first in ".*", second in ".*", limit in 0_usize..50) {
+            let row = Row::default().with(BOLD, &first).with(PLAIN, &second);
+            let rendered = anstream::adapter::strip_str(&row.render(limit)).to_string();
+            assert!(width(&rendered) <= limit, "{rendered:?}");
+            assert!(width(&shortened(&first, limit)) <= limit.max(1));
+            assert!(!rendered.chars().any(char::is_control));
+        }
+    }
+
     #[test]
     fn names_keep_both_ends() {
         let all = [40, 20, 10, 3, 1].map(|limit| shortened("fetch packages/argocd:3.2.11", limit));
