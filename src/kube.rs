@@ -18,6 +18,29 @@ pub const FIELD_MANAGER: &str = "devenv";
 /// The field manager of Argo CD's controller. What is applied under its name, Argo CD takes over without a difference.
 pub const ARGOCD_FIELD_MANAGER: &str = "argocd-controller";
 
+/// The API server's refusal, in its own words and without the noise around them.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    /// The HTTP status.
+    pub code: u16,
+    /// The server's message.
+    pub message: String,
+}
+
+/// An error of the client's as a person should read it.
+fn plain(error: kube::Error) -> anyhow::Error {
+    match error {
+        kube::Error::Api(status) => Refused { code: status.code, message: status.message.clone() }.into(),
+        other => anyhow::Error::new(other),
+    }
+}
+
+/// Whether the API server said that there is no such thing.
+pub fn is_not_found(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Refused>().is_some_and(|refused| refused.code == 404)
+}
+
 /// How long a definition that was just applied may take until its kind is served.
 const DEFINITION_SERVED: Duration = Duration::from_secs(20);
 
@@ -38,6 +61,7 @@ pub async fn ready(client: &Client) -> anyhow::Result<()> {
     let answer = tokio::time::timeout(Duration::from_secs(3), client.request_text(request))
         .await
         .context("the API server doesn't answer within 3 s")?
+        .map_err(plain)
         .context("ask the API server whether it is ready")?;
     anyhow::ensure!(
         answer.trim() == "ok",
@@ -96,6 +120,7 @@ pub async fn list(
     let found = api
         .list(&ListParams::default().labels(labels))
         .await
+        .map_err(plain)
         .with_context(|| format!("list {}", resource.plural))?;
     found
         .items
@@ -124,7 +149,7 @@ pub async fn live(client: &Client, object: &Value) -> anyhow::Result<Option<Valu
     {
         Ok(found) => Ok(Some(serde_json::to_value(found)?)),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("read {}", label(object))),
+        Err(error) => Err(plain(error)).with_context(|| format!("read {}", label(object))),
     }
 }
 
@@ -153,6 +178,7 @@ async fn apply_one(
     }
     let after = patch_once_known(client, manager, object)
         .await
+        .map_err(plain)
         .with_context(|| format!("apply {}", label(object)))?;
     let version = before
         .as_ref()
@@ -222,6 +248,7 @@ pub async fn would_change(
             &Patch::Apply(object),
         )
         .await
+        .map_err(plain)
         .with_context(|| format!("ask what applying {} would change", label(object)))?;
     let without_bookkeeping = |mut value: Value| {
         for key in ["managedFields", "resourceVersion", "generation"] {
@@ -249,7 +276,7 @@ pub async fn create_if_absent(client: &Client, object: &Value) -> anyhow::Result
     {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("create {}", label(object))),
+        Err(error) => Err(plain(error)).with_context(|| format!("create {}", label(object))),
     }
 }
 
@@ -262,6 +289,7 @@ pub async fn merge(client: &Client, object: &Value, patch: &Value) -> anyhow::Re
             &Patch::Merge(patch),
         )
         .await
+        .map_err(plain)
         .with_context(|| format!("change {}", label(object)))?;
     Ok(())
 }

@@ -24,7 +24,7 @@ use crate::bundle::Bundle;
 use crate::context::Context;
 use crate::error::Failure;
 use crate::event::Step;
-use crate::kube::{FIELD_MANAGER, apply, get, list, merge, resource, text};
+use crate::kube::{is_not_found, FIELD_MANAGER, apply, get, list, merge, resource, text};
 
 /// Between two nudges of one thing that isn't ready.
 const NUDGE: Duration = Duration::from_secs(2);
@@ -329,10 +329,6 @@ async fn annotate(client: &Client, object: &Value, key: &str, value: &str) -> an
         Err(error) if is_not_found(&error) => Ok(()),
         done => done,
     }
-}
-
-fn is_not_found(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref::<kube::Error>(), Some(kube::Error::Api(status)) if status.code == 404)
 }
 
 /// Starts the sync of an Application that Argo CD gave up on before: once, for a second failure is the manifest's.

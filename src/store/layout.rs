@@ -585,7 +585,7 @@ fn parse_index(text: &[u8]) -> anyhow::Result<Vec<Entry>> {
         .manifests
         .into_iter()
         .filter_map(|entry| {
-            // Names without an origin were put there by another tool: theirs, not ours.
+            // What has no origin was put there by another tool, and nobody knows from where: it doesn't count, and isn't kept.
             let origin = entry.annotations.get(ORIGIN)?.clone();
             Some(parse_index_entry(entry, &origin))
         })
@@ -712,4 +712,200 @@ fn remove_leftovers(folder: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+
+    use super::super::testing::{LAYER, damage, empty, layer, put};
+    use super::*;
+    use crate::error::explain;
+
+    fn entry(store: &Store, name: &str, origin: Origin, content: &[u8]) -> Entry {
+        Entry {
+            name: name.parse().unwrap(),
+            origin,
+            target: store.write(FILE, content).unwrap(),
+            resolved: None,
+        }
+    }
+
+    #[test]
+    fn the_same_name_from_another_origin_is_another_entry() {
+        let (_folder, store) = empty();
+        let built = entry(&store, "https://x.test/a", Origin::Packages, b"built");
+        let fetched = entry(&store, "https://x.test/a", Origin::Registry, b"fetched");
+        let newer = entry(&store, "https://x.test/a", Origin::Registry, b"newer");
+        store.enter(&[built.clone(), fetched]).unwrap();
+        store.enter(std::slice::from_ref(&newer)).unwrap();
+        let find = |origin| store.find(&built.name, origin).unwrap();
+        assert_eq!(find(Origin::Packages), Some(built.clone()));
+        assert_eq!(find(Origin::Registry), Some(newer));
+        assert_eq!(store.entries().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn the_index_is_one_that_other_tools_read() {
+        let (_folder, store) = empty();
+        let mut image = entry(&store, "redis:7", Origin::Registry, b"{}");
+        image.target.media_type = "application/vnd.oci.image.manifest.v1+json".to_owned();
+        image.resolved = Some(Digest::of(b"index"));
+        store.enter(&[image]).unwrap();
+        let text = fs::read_to_string(store.folder().join("index.json")).unwrap();
+        assert_snapshot!(text, @r#"
+        {
+          "schemaVersion": 2,
+          "mediaType": "application/vnd.oci.image.index.v1+json",
+          "manifests": [
+            {
+              "mediaType": "application/vnd.oci.image.manifest.v1+json",
+              "digest": "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+              "size": 2,
+              "annotations": {
+                "io.containerd.image.name": "docker.io/library/redis:7",
+                "org.opencontainers.image.ref.name": "docker.io/library/redis:7",
+                "test.devenv.origin": "registry",
+                "test.devenv.resolved": "sha256:1bc04b5291c26a46d918139138b992d2de976d6851d0893b0476b85bfbdfc6e6"
+              }
+            }
+          ]
+        }
+        "#);
+        assert_eq!(
+            fs::read_to_string(store.folder().join("oci-layout")).unwrap(),
+            r#"{"imageLayoutVersion":"1.0.0"}"#
+        );
+    }
+
+    #[test]
+    fn entries_of_other_tools_do_not_count_and_a_broken_index_is_told() {
+        let (_folder, store) = empty();
+        let index = store.folder().join("index.json");
+        fs::write(
+            &index,
+            r#"{"schemaVersion": 2, "mediaType": "x", "manifests": [{"mediaType": "x", "digest": "sha512:1", "size": 1, "annotations": {}}]}"#,
+        )
+        .unwrap();
+        assert_eq!(store.entries().unwrap(), []);
+        fs::write(&index, "{").unwrap();
+        let error = store.entries().unwrap_err();
+        let told = format!("{error}\nhint: {}", explain(&error).1.unwrap());
+        assert_snapshot!(told.replace(&index.display().to_string(), "INDEX"), @r"
+        the store's index INDEX is damaged: EOF while parsing an object at line 1 column 1
+        hint: remove it, everything is found or fetched again: `rm 'INDEX'`
+        ");
+    }
+
+    #[test]
+    fn many_enter_at_the_same_time() {
+        let (_folder, store) = empty();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let store = store.clone();
+                scope.spawn(move || {
+                    let name = format!("https://x.test/{number}");
+                    let one = entry(&store, &name, Origin::Registry, name.as_bytes());
+                    store.enter(&[one]).unwrap();
+                });
+            }
+        });
+        assert_eq!(store.entries().unwrap().len(), 8);
+    }
+
+    #[test]
+    fn leftovers_of_killed_runs_go_when_nobody_has_the_store_open() {
+        let (_folder, store) = empty();
+        let partial = store.folder().join("partial");
+        let begun = partial.join(Digest::of(b"blob").hex());
+        fs::write(&begun, "bl").unwrap();
+        fs::write(partial.join("tmp-1"), "x").unwrap();
+        // Another devenv may be writing it right now.
+        drop(Store::open(store.folder()).unwrap());
+        assert!(partial.join("tmp-1").exists());
+
+        let folder = store.folder().to_owned();
+        drop(store);
+        let store = Store::open(&folder).unwrap();
+        assert!(!partial.join("tmp-1").exists());
+        // What a fetch can take up stays, for a while.
+        assert!(begun.exists());
+        drop(store);
+        let long_ago = SystemTime::now() - PARTIAL_KEPT - Duration::from_secs(1);
+        let file = File::options().write(true).open(&begun).unwrap();
+        file.set_modified(long_ago).unwrap();
+        Store::open(&folder).unwrap();
+        assert!(!begun.exists());
+    }
+
+    #[test]
+    fn a_killed_write_leaves_nothing_that_counts() {
+        let (_folder, store) = empty();
+        let content = layer("file", 500_000);
+        let blob = Descriptor {
+            media_type: LAYER.to_owned(),
+            digest: Digest::of(&content),
+            size: content.len() as u64,
+        };
+        let begin = || match Partial::of_blob(&store, &blob).unwrap() {
+            Begun::Ours(partial) => *partial,
+            other => panic!("{other:?}"),
+        };
+        let mut first = begin();
+        first.write(&content[..100_000]).unwrap();
+        assert!(!store.has(&blob));
+        assert!(matches!(
+            Partial::of_blob(&store, &blob).unwrap(),
+            Begun::Busy
+        ));
+        drop(first); // as a kill does it
+
+        let mut second = begin();
+        assert_eq!(second.written(), 100_000);
+        second.write(&content[100_000..]).unwrap();
+        assert_eq!(second.finish().unwrap().digest, blob.digest);
+        assert!(store.has(&blob));
+        assert!(matches!(
+            Partial::of_blob(&store, &blob).unwrap(),
+            Begun::There
+        ));
+
+        // Wrong bytes are never taken up again.
+        store.remove_blob(&blob.digest).unwrap();
+        let mut wrong = begin();
+        wrong.write(&vec![0; content.len()]).unwrap();
+        assert!(wrong.finish().unwrap_err().is::<WrongContent>());
+        assert!(!store.has(&blob));
+        assert_eq!(begin().written(), 0);
+    }
+
+    #[test]
+    fn damage_is_found_by_size_at_once_and_by_digest_when_asked() {
+        let (_folder, store) = empty();
+        let image = put(&store, "redis:7", &[layer("file", 500_000)]);
+        let entry = store.entries().unwrap().remove(0);
+        assert!(store.verify(&entry, Verify::Digests).is_ok());
+        damage(&store, &image.layers[0]);
+        assert!(store.is_whole(&entry));
+        let error = store.verify(&entry, Verify::Digests).unwrap_err();
+        let damaged = error.downcast_ref::<DamagedBlob>().unwrap();
+        assert_eq!(damaged.digest, image.layers[0].digest);
+        fs::write(&damaged.path, "short").unwrap();
+        let error = store.verify(&entry, Verify::Sizes).unwrap_err();
+        let path = store.blob_path(&image.layers[0].digest);
+        assert_snapshot!(error.to_string().replace(&path.display().to_string(), "BLOB"), @"the store's copy of docker.io/library/redis:7 is damaged: BLOB: 5 bytes, 501760 were expected");
+        fs::remove_file(&path).unwrap();
+        assert!(!store.is_whole(&entry));
+    }
+
+    #[test]
+    fn a_full_disk_is_told_with_what_was_needed() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let error = write_failure(Path::new("/cache/store/partial/x"), 300 << 20, full);
+        let told = format!("{error:#}\nhint: {}", explain(&error).1.unwrap());
+        assert_snapshot!(told, @r"
+        the disk is full: can't write /cache/store/partial/x, 300 MiB more were needed
+        hint: free some space there (`df -h '/cache/store/partial'`), then run the same command again: it goes on where it stopped
+        ");
+    }
 }

@@ -279,3 +279,21 @@ async fn mend(
     step.done("fetched anew");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_images_or_addresses() {
+        for (text, shown) in [
+            ("redis:7", "docker.io/library/redis:7"),
+            ("https://x.test/a:b", "https://x.test/a:b"),
+        ] {
+            let name: Name = text.parse().unwrap();
+            assert_eq!(name.to_string(), shown);
+            assert_eq!(shown.parse::<Name>().unwrap(), name);
+        }
+        assert!("Redis".parse::<Name>().is_err());
+    }
+}

@@ -161,3 +161,119 @@ fn parse(line: &str) -> anyhow::Result<Entry> {
         resolved: None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use insta::assert_snapshot;
+
+    use super::super::testing::empty;
+    use super::*;
+    use crate::error::explain;
+    use crate::event::{Event, Events};
+
+    /// A project whose script does `body`, with `$store` and the names as arguments.
+    fn project(body: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join(SCRIPT);
+        fs::create_dir_all(script.parent().unwrap()).unwrap();
+        let text = format!("#!/bin/sh\nset -e\n[ \"$1\" = --store ]\nstore=$2\nshift 2\n{body}\n");
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        folder
+    }
+
+    const ONE_FILE: &str = r#"
+        for name; do
+            echo "building $name" >&2
+            printf content > "$store/new"
+            hex=$(sha256sum "$store/new" | cut -c -64)
+            mv "$store/new" "$store/blobs/sha256/$hex"
+            echo "{\"name\": \"$name\", \"digest\": \"sha256:$hex\", \"size\": 7, \"mediaType\": \"application/octet-stream\"}"
+        done"#;
+
+    fn names() -> Vec<Name> {
+        ["https://x.test/kind", "https://x.test/other"]
+            .map(|name| name.parse().unwrap())
+            .to_vec()
+    }
+
+    async fn try_build(store: &Store, project: &Path) -> (anyhow::Result<Vec<Entry>>, Vec<String>) {
+        let (events, mut receiver) = Events::channel();
+        let step = events.step("packages");
+        let built = build(store, project, &names(), &Stop::new(), &step).await;
+        drop((step, events));
+        let mut said = Vec::new();
+        while let Some(timed) = receiver.recv().await {
+            if let Event::Waiting { text, .. } | Event::Line { text, .. } = timed.event {
+                said.push(text);
+            }
+        }
+        (built, said)
+    }
+
+    async fn told(body: &str) -> String {
+        let (folder, store) = empty();
+        let project = project(body);
+        let error = try_build(&store, project.path()).await.0.unwrap_err();
+        let hint = explain(&error).1.unwrap_or_default();
+        format!("{error:#}\nhint: {hint}")
+            .trim_end_matches("\nhint: ")
+            .replace(&project.path().display().to_string(), "PROJECT")
+            .replace(&folder.path().display().to_string(), "CACHE")
+    }
+
+    #[tokio::test]
+    async fn what_the_script_delivers_is_checked_and_entered() {
+        let (_folder, store) = empty();
+        let project = project(ONE_FILE);
+        let (built, said) = try_build(&store, project.path()).await;
+        assert_eq!(built.unwrap().len(), 2);
+        for name in names() {
+            let entry = store.find(&name, Origin::Packages).unwrap().unwrap();
+            assert_eq!(store.read("it", &entry.target).unwrap(), b"content");
+            assert_eq!(store.find(&name, Origin::Registry).unwrap(), None);
+        }
+        assert!(said.contains(&"building https://x.test/kind".to_owned()));
+        assert!(said.contains(&"2 of 2 built".to_owned()));
+        let (_, said) = try_build(&store, project.path()).await;
+        assert_snapshot!(said[0], @"building 2 images and files from package registries; the last build, of 2, took 0s");
+    }
+
+    #[tokio::test]
+    async fn what_the_script_does_wrong_is_told() {
+        let fails = told("echo 'no network' >&2; exit 3").await;
+        assert_snapshot!(fails, @r"
+        can't build the images from package registries: `PROJECT/scripts/packages/build --store CACHE/store https://x.test/kind https://x.test/other` failed (exit status 3)
+          | no network
+        hint: run the same command again with -v to see every line of its output
+        ");
+        assert_snapshot!(told("echo hello").await, @r"
+        can't read what scripts/packages/build wrote: `hello`: expected value at line 1 column 1
+        ");
+        assert_snapshot!(told("exit 0").await, @r"
+        scripts/packages/build built everything but https://x.test/kind, https://x.test/other
+        hint: run the same command again with -v to see what it says; a name that no recipe makes must not be in a bundle of an environment with `images: packages`
+        ");
+        let lies = ONE_FILE
+            .replace("printf content", "printf CONTENT")
+            .replace(
+                "hex=$(sha256sum \"$store/new\" | cut -c -64)",
+                "hex=ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73",
+            );
+        assert_snapshot!(told(&lies).await, @r"
+        scripts/packages/build says that https://x.test/kind is built: the store's copy of https://x.test/kind is damaged: CACHE/store/blobs/sha256/ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73: its digest is sha256:65f23e22a9bfedda96929b3cfcb8b6d2fdd34a2e877ddb81f45d79ab05710e12
+        ");
+    }
+
+    #[tokio::test]
+    async fn no_script() {
+        let (_folder, store) = empty();
+        let error = try_build(&store, Path::new("/project"))
+            .await
+            .0
+            .unwrap_err();
+        assert_snapshot!(error, @"the environment says `images: packages`, and 2 names are missing in the store, but /project/scripts/packages/build isn't there to build them");
+    }
+}

@@ -6,12 +6,14 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use std::{env, fs};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
 use docker_credential::{CredentialRetrievalError, DockerCredential};
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
@@ -35,12 +37,12 @@ use crate::stop::Stop;
 
 const MANIFESTS_AT_ONCE: usize = 8;
 const BLOBS_AT_ONCE: usize = 4;
-/// Waits before the second, third and fourth try.
-const BACKOFF: [Duration; 3] = [
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-];
+/// Waits before the second, third and fourth try, in milliseconds.
+const BACKOFF: [u64; 3] = if cfg!(test) {
+    [1, 2, 4]
+} else {
+    [500, 1000, 2000]
+};
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// A connection on which nothing comes for so long is dead.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -100,7 +102,7 @@ enum Trouble {
 }
 
 /// What is still borne.
-struct Patience(std::slice::Iter<'static, Duration>);
+struct Patience(std::slice::Iter<'static, u64>);
 
 /// A blob's bytes so far, told to all images that wait for it.
 struct Meter<'a> {
@@ -535,7 +537,7 @@ async fn try_file(
         .map_err(|error| passing(&host, address, &causes(&error)))?;
     let status = answer.status();
     if !status.is_success() {
-        let message = format!("{host} answers {status} for {address}");
+        let message = format!("can't fetch {address}: the server answers {status}");
         return Err(match status.as_u16() {
             408 | 425 | 429 | 500.. => Trouble::Passing(
                 Failure::Other {
@@ -632,8 +634,9 @@ impl Patience {
             Trouble::Passing(error) => match self.0.next() {
                 None => Err(error.context(format!("gave up after {} tries", BACKOFF.len() + 1))),
                 Some(pause) => {
+                    let pause = Duration::from_millis(*pause);
                     tell(format!("{error:#}; trying again in {pause:?}"));
-                    Ok(*pause)
+                    Ok(pause)
                 }
             },
         }
@@ -655,38 +658,41 @@ impl From<anyhow::Error> for Trouble {
 /// What a failed answer of a registry means.
 fn trouble(error: OciDistributionError, name: &ImageReference, login: &RegistryAuth) -> Trouble {
     let registry = name.registry();
-    let told = |message: String, hint: String| Failure::Other { message, hint }.into();
+    let told = |why: &str, hint: String| {
+        let message = format!("can't pull {name}: {why}");
+        Failure::Other { message, hint }.into()
+    };
     match status(&error) {
         Some(401) if *login == RegistryAuth::Anonymous => Trouble::Lasting(told(
-            format!("{registry} wants a login for {name}"),
+            "its registry wants a login",
             format!(
-                "docker login {registry} (a name that doesn't exist is often refused like this, too)"
+                "docker login {registry}  (a name that doesn't exist is often refused like this, too)"
             ),
         )),
         Some(401) => Trouble::Lasting(told(
-            format!("{registry} doesn't accept the login in Docker's config for {name}"),
+            "its registry doesn't accept the login in Docker's config",
             format!("docker login {registry}"),
         )),
         Some(403) => Trouble::Lasting(told(
-            format!("{registry} doesn't let us pull {name}"),
+            "its registry doesn't allow it",
             format!(
-                "ask for the right to pull it, or log in as somebody who may: docker login {registry}"
+                "ask for the right to pull it, or log in as somebody who has it: docker login {registry}"
             ),
         )),
         Some(404) => Trouble::Lasting(told(
-            format!("{registry} has no {name}"),
+            "its registry has no such image",
             "check the name and the tag where they are written".to_owned(),
         )),
         Some(429) => Trouble::Passing(told(
-            format!("{registry} refuses {name}: too many pulls from here"),
+            "its registry refuses it, too many pulls from here",
             format!("wait a while, or log in, which raises the limit: docker login {registry}"),
         )),
         Some(408 | 416 | 425 | 500..) | None => {
             passing(registry, &name.to_string(), &causes(&error))
         }
-        Some(_) => Trouble::Lasting(
-            anyhow::Error::new(error).context(format!("can't fetch {name} from {registry}")),
-        ),
+        Some(_) => {
+            Trouble::Lasting(anyhow::Error::new(error).context(format!("can't pull {name}")))
+        }
     }
 }
 
@@ -721,7 +727,7 @@ fn status(error: &OciDistributionError) -> Option<u16> {
 fn passing(host: &str, what: &str, why: &str) -> Trouble {
     Trouble::Passing(
         Failure::Other {
-            message: format!("can't fetch {what} from {host}: {why}"),
+            message: format!("can't fetch {what}: {why}"),
             hint: format!("check the network and the proxy: curl -sSI https://{host}/"),
         }
         .into(),
@@ -794,6 +800,9 @@ fn login<'a>(logins: &'a HashMap<String, RegistryAuth>, name: &ImageReference) -
 
 /// The logins of Docker's config for the registries of these images.
 async fn logins(names: &[ImageReference], step: &Step) -> HashMap<String, RegistryAuth> {
+    let Some(config) = docker_config() else {
+        return HashMap::new();
+    };
     let registries: BTreeSet<String> = names
         .iter()
         .map(|name| name.registry().to_owned())
@@ -801,29 +810,43 @@ async fn logins(names: &[ImageReference], step: &Step) -> HashMap<String, Regist
     let mut logins = HashMap::new();
     for registry in registries {
         // A helper is a program that may take its time.
-        let asked = registry.clone();
-        let found = blocking(move || Ok(login_of(&asked))).await;
+        let (config, asked) = (config.clone(), registry.clone());
+        let found = blocking(move || Ok(login_of(&config, &asked)?)).await;
         match found {
-            Ok(Ok(login)) => {
+            Ok(login) => {
                 logins.insert(registry, login);
             }
             // A login that can't be had is no failure: most images are public.
-            Ok(Err(error)) => {
-                step.line(format!("going on without a login for {registry}: {error}"));
+            Err(error) => {
+                step.line(format!(
+                    "going on without a login for {registry}: {error:#}"
+                ));
             }
-            Err(error) => step.line(format!("{error:#}")),
         }
     }
     logins
 }
 
-fn login_of(registry: &str) -> Result<RegistryAuth, CredentialRetrievalError> {
+/// The docker program's config, if there is one.
+fn docker_config() -> Option<PathBuf> {
+    let folder = |name| env::var_os(name).filter(|value| !value.is_empty());
+    let folder = folder("DOCKER_CONFIG")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(folder("HOME")?).join(".docker")))?;
+    let config = folder.join("config.json");
+    config.exists().then_some(config)
+}
+
+/// The login for a registry in a docker config, from a helper if the config names one.
+fn login_of(config: &Path, registry: &str) -> anyhow::Result<RegistryAuth> {
     let keys = match registry {
         "docker.io" => vec!["https://index.docker.io/v1/".to_owned()],
         _ => vec![registry.to_owned(), format!("https://{registry}")],
     };
     for key in keys {
-        match docker_credential::get_credential(&key) {
+        let config =
+            fs::File::open(config).with_context(|| format!("can't read {}", config.display()))?;
+        match docker_credential::get_credential_from_reader(config, &key) {
             Ok(DockerCredential::UsernamePassword(name, password)) => {
                 return Ok(RegistryAuth::Basic(name, password));
             }
@@ -832,16 +855,428 @@ fn login_of(registry: &str) -> Result<RegistryAuth, CredentialRetrievalError> {
                 let name = "00000000-0000-0000-0000-000000000000".to_owned();
                 return Ok(RegistryAuth::Basic(name, token));
             }
-            Err(
-                CredentialRetrievalError::NoCredentialConfigured
-                | CredentialRetrievalError::ConfigNotFound
-                | CredentialRetrievalError::ConfigReadError,
-            ) => {}
+            Err(CredentialRetrievalError::NoCredentialConfigured) => {}
             // How helpers say that they have none.
             Err(CredentialRetrievalError::HelperFailure { stdout, .. })
                 if stdout.contains("credentials not found") => {}
-            Err(error) => return Err(error),
+            // Neither stdout nor stderr of a helper is shown: secrets may be in them.
+            Err(CredentialRetrievalError::HelperFailure { helper, .. }) => {
+                bail!("the credential helper {helper} failed")
+            }
+            Err(error) => return Err(anyhow!("{error}")),
         }
     }
     Ok(RegistryAuth::Anonymous)
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+
+    use super::super::testing::{ARCHITECTURE, Fault, Registry, blob_path, damage, empty, layer};
+    use super::super::{Sources, Wanted, fill, images, missing};
+    use super::*;
+    use crate::error::explain;
+    use crate::event::Events;
+
+    struct Try {
+        registry: Registry,
+        store: Store,
+        platform: Platform,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Try {
+        async fn new() -> Self {
+            let (folder, store) = empty();
+            Self {
+                registry: Registry::start().await,
+                store,
+                platform: Platform {
+                    os: "linux".to_owned(),
+                    architecture: ARCHITECTURE.to_owned(),
+                },
+                _folder: folder,
+            }
+        }
+
+        fn wanted(&self, names: &[&str]) -> Vec<Wanted> {
+            names
+                .iter()
+                .map(|name| Wanted {
+                    name: name.parse().unwrap(),
+                    origin: Origin::Registry,
+                    digest: None,
+                })
+                .collect()
+        }
+
+        async fn fill(&self, wanted: &[Wanted]) -> anyhow::Result<super::super::Filled> {
+            let (events, _receiver) = Events::channel();
+            let sources = Sources {
+                project: std::path::Path::new("/nowhere"),
+                platform: &self.platform,
+            };
+            let step = events.step("store");
+            fill(&self.store, wanted, sources, &Stop::new(), &step).await
+        }
+
+        async fn pull(&self, names: &[&str]) -> anyhow::Result<Vec<Image>> {
+            let wanted = self.wanted(names);
+            self.fill(&wanted).await?;
+            images(&self.store, &wanted)
+        }
+
+        /// The failure's text and hint, without what differs from run to run.
+        async fn told(&self, names: &[&str]) -> String {
+            let error = self.pull(names).await.unwrap_err();
+            let hint = explain(&error).1.unwrap_or_default();
+            format!("{error:#}\nhint: {hint}").replace(&self.registry.host, "HOST")
+        }
+
+        fn whole(&self, image: &Image) {
+            for blob in image.blobs() {
+                let bytes = std::fs::read(self.store.blob_path(&blob.digest)).unwrap();
+                assert_eq!(Digest::of(&bytes), blob.digest);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn one_platform_is_pulled_and_shared_layers_once() {
+        let test = Try::new().await;
+        let base = layer("base", 3_000_000);
+        let one = test
+            .registry
+            .serve_image("team/one:1", &[base.clone(), layer("one", 1)]);
+        let two = test
+            .registry
+            .serve_image("team/two:1", &[base.clone(), layer("two", 2)]);
+
+        let pulled = test.pull(&[&one, &two, &one]).await.unwrap();
+        for image in &pulled {
+            test.whole(image);
+            assert!(image.resolved.is_some());
+        }
+        let digest = Digest::of(&base).to_string();
+        let requests = test.registry.requests();
+        let of_base = requests.iter().filter(|path| path.ends_with(&digest));
+        assert_eq!(of_base.count(), 1);
+        assert!(
+            !requests
+                .iter()
+                .any(|path| path.contains(Digest::of(b"none").hex()))
+        );
+
+        // A second time nothing is asked for.
+        test.pull(&[&one, &two]).await.unwrap();
+        assert_eq!(test.registry.requests(), requests);
+
+        // By the index's digest, it is another entry.
+        let pinned = format!("{one}@{}", pulled[0].resolved.as_ref().unwrap());
+        let by_digest = test.pull(&[&pinned]).await.unwrap();
+        assert_eq!(by_digest[0].manifest, pulled[0].manifest);
+    }
+
+    #[tokio::test]
+    async fn a_broken_connection_is_taken_up_where_it_broke() {
+        let test = Try::new().await;
+        let big = layer("big", 3_000_000);
+        let name = test
+            .registry
+            .serve_image("team/one:1", std::slice::from_ref(&big));
+        let path = blob_path("team/one", &big);
+        test.registry.fail(
+            &path,
+            [Fault::Truncated(1_200_000), Fault::Truncated(300_000)],
+        );
+
+        test.whole(&test.pull(&[&name]).await.unwrap()[0]);
+        let requests = test.registry.requests();
+        let parts: Vec<&str> = requests
+            .iter()
+            .filter_map(|request| request.strip_prefix(&path))
+            .collect();
+        assert_eq!(parts, ["", " bytes=1200000-", " bytes=1500000-"]);
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_knows_no_parts_is_asked_for_the_whole() {
+        let test = Try::new().await;
+        let big = layer("big", 3_000_000);
+        let name = test
+            .registry
+            .serve_image("team/one:1", std::slice::from_ref(&big));
+        let path = blob_path("team/one", &big);
+        test.registry.dislike_parts();
+        test.registry.fail(
+            &path,
+            [
+                Fault::Truncated(1_200_000),
+                Fault::Status(416, r#"{"errors": [{"code": "RANGE"}]}"#),
+            ],
+        );
+        test.whole(&test.pull(&[&name]).await.unwrap()[0]);
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_run_left_is_taken_up() {
+        let test = Try::new().await;
+        let big = layer("big", 3_000_000);
+        let name = test
+            .registry
+            .serve_image("team/one:1", std::slice::from_ref(&big));
+        let partial = test
+            .store
+            .folder()
+            .join("partial")
+            .join(Digest::of(&big).hex());
+        std::fs::write(&partial, &big[..2_000_000]).unwrap();
+
+        test.whole(&test.pull(&[&name]).await.unwrap()[0]);
+        let last = format!("{} bytes=2000000-", blob_path("team/one", &big));
+        assert!(test.registry.requests().contains(&last));
+        assert!(!partial.exists());
+    }
+
+    #[tokio::test]
+    async fn a_wrong_blob_is_tried_again_and_never_kept() {
+        let test = Try::new().await;
+        let big = layer("big", 300_000);
+        let name = test
+            .registry
+            .serve_image("team/one:1", std::slice::from_ref(&big));
+        let path = blob_path("team/one", &big);
+        test.registry.fail(&path, [Fault::Wrong]);
+        test.whole(&test.pull(&[&name]).await.unwrap()[0]);
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_stays_wrong_is_named() {
+        let test = Try::new().await;
+        let big = layer("big", 300_000);
+        let name = test
+            .registry
+            .serve_image("team/one:1", std::slice::from_ref(&big));
+        let path = blob_path("team/one", &big);
+        test.registry.fail(&path, vec![Fault::Wrong; 4]);
+        let told = test.told(&[&name]).await;
+        assert!(
+            told.starts_with(&format!(
+                "gave up after 4 tries: HOST sent something else than the blob {} of HOST/team/one:1: its digest is ",
+                Digest::of(&big)
+            )),
+            "{told}"
+        );
+        assert!(missing(&test.store, &test.wanted(&[&name])).unwrap().len() == 1);
+        assert!(!test.store.blob_path(&Digest::of(&big)).exists());
+    }
+
+    #[tokio::test]
+    async fn refusals_are_told_apart() {
+        let test = Try::new().await;
+        let name = test.registry.serve_image("team/one:1", &[layer("one", 1)]);
+        let none = name.replace("one:1", "none:1");
+        assert_snapshot!(test.told(&[&none]).await, @r"
+        can't pull HOST/team/none:1: its registry has no such image
+        hint: check the name and the tag where they are written
+        ");
+        let path = "/v2/team/one/manifests/1";
+        test.registry.fail(
+            path,
+            [Fault::Status(403, r#"{"errors": [{"code": "DENIED"}]}"#)],
+        );
+        assert_snapshot!(test.told(&[&name]).await, @r"
+        can't pull HOST/team/one:1: its registry doesn't allow it
+        hint: ask for the right to pull it, or log in as somebody who has it: docker login HOST
+        ");
+        let busy = Fault::Status(429, r#"{"errors": [{"code": "TOOMANYREQUESTS"}]}"#);
+        test.registry.fail(path, vec![busy.clone(); 4]);
+        assert_snapshot!(test.told(&[&name]).await, @r"
+        gave up after 4 tries: can't pull HOST/team/one:1: its registry refuses it, too many pulls from here
+        hint: wait a while, or log in, which raises the limit: docker login HOST
+        ");
+        // Once is no reason to give up.
+        test.registry.fail(path, [busy, Fault::Status(503, "")]);
+        test.pull(&[&name]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_registry_may_want_a_login() {
+        let test = Try::new().await;
+        let name = test.registry.serve_image("team/one:1", &[layer("one", 1)]);
+        test.registry.want_login("c29tZTpib2R5");
+        assert_snapshot!(test.told(&[&name]).await, @r"
+        can't pull HOST/team/one:1: its registry wants a login
+        hint: docker login HOST  (a name that doesn't exist is often refused like this, too)
+        ");
+        let parsed = name.parse().unwrap();
+        let (events, _receiver) = Events::channel();
+        let login = RegistryAuth::Basic("some".to_owned(), "body".to_owned());
+        manifest(
+            &client(std::slice::from_ref(&parsed)).unwrap(),
+            &parsed,
+            None,
+            &login,
+            &events.step("pull"),
+        )
+        .await
+        .unwrap();
+        // A token that anybody gets is fetched without a word.
+        test.registry.want_login("");
+        test.whole(&test.pull(&[&name]).await.unwrap()[0]);
+    }
+
+    #[tokio::test]
+    async fn an_image_of_another_platform_is_refused() {
+        let mut test = Try::new().await;
+        let name = test.registry.serve_image("team/one:1", &[layer("one", 1)]);
+        test.platform.architecture = "riscv64".to_owned();
+        assert_snapshot!(test.told(&[&name]).await.replace(ARCHITECTURE, "OURS"), @r"
+        there is no HOST/team/one:1 for linux/riscv64, only for linux/s390x, linux/OURS
+        hint: use an image that is built for this platform, or a Docker server of another one
+        ");
+    }
+
+    #[tokio::test]
+    async fn nobody_there() {
+        let test = Try::new().await;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let told = test.told(&[&format!("{host}/team/one:1")]).await;
+        let told = told.replace(&host, "HOST");
+        assert!(
+            told.starts_with("gave up after 4 tries: can't fetch HOST/team/one:1: "),
+            "{told}"
+        );
+        assert!(
+            told.ends_with("hint: check the network and the proxy: curl -sSI https://HOST/"),
+            "{told}"
+        );
+    }
+
+    #[tokio::test]
+    async fn files_are_fetched_and_checked() {
+        let test = Try::new().await;
+        test.registry.serve_file("/install.yaml", b"kind: List");
+        let address = format!("http://{}/install.yaml", test.registry.host);
+        let mut wanted = test.wanted(&[&address]);
+        test.registry.fail(
+            "/install.yaml",
+            [Fault::Status(503, ""), Fault::Truncated(3)],
+        );
+        let filled = test.fill(&wanted).await.unwrap();
+        assert_eq!(filled.fetched.len(), 1);
+        let entry = test
+            .store
+            .find(&wanted[0].name, Origin::Registry)
+            .unwrap()
+            .unwrap();
+        assert_eq!(test.store.read("it", &entry.target).unwrap(), b"kind: List");
+
+        // Another digest is wanted than the store has: it's fetched anew, and refused.
+        wanted[0].digest = Some(Digest::of(b"other"));
+        let error = test.fill(&wanted).await.unwrap_err();
+        assert_snapshot!(error.to_string().replace(&test.registry.host, "HOST"), @"http://HOST/install.yaml isn't what it should be: its digest is sha256:690b80d8991218b3941fb8c29e17186c679acd32321cf83a72a15cb9b6124488, expected sha256:d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa");
+        let missing = test.wanted(&[&format!("http://{}/none", test.registry.host)]);
+        let error = test.fill(&missing).await.unwrap_err();
+        assert_snapshot!(error.to_string().replace(&test.registry.host, "HOST"), @"can't fetch http://HOST/none: the server answers 404 Not Found");
+        let plain = test.wanted(&["http://example.test/none"]);
+        assert_snapshot!(test.fill(&plain).await.unwrap_err(), @"http://example.test/none is not an https address");
+    }
+
+    #[tokio::test]
+    async fn damage_is_found_and_fetched_anew() {
+        let test = Try::new().await;
+        let name = test.registry.serve_image(
+            "team/one:1",
+            &[layer("one", 200_000), layer("two", 100_000)],
+        );
+        let wanted = test.wanted(&[&name]);
+        let image = test.pull(&[&name]).await.unwrap().remove(0);
+
+        // Manifest and config are read anyway; of a layer the size tells, or its digest when it's sent.
+        for blob in image.blobs().filter(|blob| blob.size < 10_000) {
+            damage(&test.store, blob);
+            assert_eq!(missing(&test.store, &wanted).unwrap(), wanted);
+            test.whole(&test.pull(&[&name]).await.unwrap()[0]);
+        }
+        std::fs::write(test.store.blob_path(&image.layers[0].digest), b"short").unwrap();
+        assert_eq!(missing(&test.store, &wanted).unwrap(), wanted);
+        test.whole(&test.pull(&[&name]).await.unwrap()[0]);
+
+        damage(&test.store, &image.layers[1]);
+        assert_eq!(missing(&test.store, &wanted).unwrap(), []);
+        let sent = super::super::archive::for_node(
+            &test.store,
+            std::slice::from_ref(&image),
+            &HashSet::new(),
+        );
+        let error = sent.stream().try_collect::<Vec<_>>().await.unwrap_err();
+        let (events, _receiver) = Events::channel();
+        let sources = Sources {
+            project: std::path::Path::new("/nowhere"),
+            platform: &test.platform,
+        };
+        super::super::mend(
+            error.into(),
+            &test.store,
+            &wanted,
+            sources,
+            &Stop::new(),
+            &events.step("import"),
+        )
+        .await
+        .unwrap();
+        test.whole(&image);
+    }
+
+    #[test]
+    fn logins_come_from_dockers_config_and_its_helpers() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("config.json");
+        std::fs::write(
+            &config,
+            serde_json::json!({
+                "auths": {
+                    "https://index.docker.io/v1/": {"auth": "bWU6cGFzcw=="},
+                    "https://quay.io": {"auth": "eW91OnBhc3M="},
+                },
+                "credHelpers": {"ghcr.io": "devenv-none"},
+            })
+            .to_string(),
+        )
+        .unwrap();
+        let basic = |name: &str| RegistryAuth::Basic(name.to_owned(), "pass".to_owned());
+        assert_eq!(login_of(&config, "docker.io").unwrap(), basic("me"));
+        assert_eq!(login_of(&config, "quay.io").unwrap(), basic("you"));
+        assert_eq!(
+            login_of(&config, "registry.k8s.io").unwrap(),
+            RegistryAuth::Anonymous
+        );
+        // The helper isn't on PATH: that is told, and no reason to stop.
+        assert!(login_of(&config, "ghcr.io").is_err());
+    }
+
+    #[test]
+    fn loopback_registries_need_no_tls() {
+        for host in [
+            "localhost:5000",
+            "127.0.0.1:5000",
+            "127.1.2.3",
+            "[::1]:5000",
+            "localhost",
+        ] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in [
+            "quay.io",
+            "10.0.0.1:5000",
+            "localhost.example.com",
+            "[2001:db8::1]:5000",
+        ] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
 }
