@@ -16,7 +16,7 @@ pub async fn down(context: &Context) -> anyhow::Result<Exit> {
     let environment = inputs::environment(&context.selector, &context.directory)?;
     let _lock = lock::acquire(
         &context.paths.lock(&environment.id),
-        "down",
+        "devenv down",
         &context.events,
         &context.stop,
     )

@@ -31,14 +31,20 @@ pub struct Refused {
 /// An error of the client's as a person should read it.
 fn plain(error: kube::Error) -> anyhow::Error {
     match error {
-        kube::Error::Api(status) => Refused { code: status.code, message: status.message.clone() }.into(),
+        kube::Error::Api(status) => Refused {
+            code: status.code,
+            message: status.message.clone(),
+        }
+        .into(),
         other => anyhow::Error::new(other),
     }
 }
 
 /// Whether the API server said that there is no such thing.
 pub fn is_not_found(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Refused>().is_some_and(|refused| refused.code == 404)
+    error
+        .downcast_ref::<Refused>()
+        .is_some_and(|refused| refused.code == 404)
 }
 
 /// How long a definition that was just applied may take until its kind is served.
@@ -68,7 +74,8 @@ pub async fn ready(client: &Client) -> anyhow::Result<()> {
         "the API server isn't ready: {}",
         answer.trim()
     );
-    Ok(())
+    // An admin of a control plane that is just being set up has no rights yet.
+    list(client, "v1", "Namespace", None, "").await.map(drop)
 }
 
 /// "Deployment argocd/argocd-server", as messages name an object.

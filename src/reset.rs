@@ -11,7 +11,7 @@ pub async fn reset(context: &Context) -> anyhow::Result<Exit> {
     let inputs = inputs::load(&context.selector, &context.directory)?;
     let _lock = lock::acquire(
         &context.paths.lock(&inputs.environment.id),
-        "reset",
+        "devenv reset",
         &context.events,
         &context.stop,
     )

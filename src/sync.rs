@@ -21,7 +21,7 @@ pub async fn sync(context: &Context, prune: bool) -> anyhow::Result<Exit> {
     let environment = &inputs.environment;
     let _lock = lock::acquire(
         &context.paths.lock(&environment.id),
-        "sync",
+        "devenv sync",
         &context.events,
         &context.stop,
     )

@@ -34,7 +34,7 @@ pub async fn up(context: &Context, plan_only: bool) -> anyhow::Result<Exit> {
     }
     let _lock = lock::acquire(
         &context.paths.lock(&inputs.environment.id),
-        "up",
+        "devenv up",
         &context.events,
         &context.stop,
     )

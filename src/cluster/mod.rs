@@ -344,22 +344,35 @@ async fn client(
         .map(|(_, client)| client))
 }
 
-/// `None` as long as kubeadm hasn't written its own kubeconfig.
+/// The kubeconfig for the person, and a client; `None` as long as kubeadm hasn't written its own kubeconfigs.
+///
+/// The client is the cluster's super-admin where there is one (kubeadm 1.29 and later): the person's admin has no rights
+/// until kubeadm gets round to giving them, which is seconds after the API server answers.
 async fn kubeconfig_and_client(
     docker: &Docker,
     environment: &Environment,
     node: &Node,
     server: &str,
 ) -> anyhow::Result<Option<(String, Client)>> {
-    let read = docker
-        .exec(&node.name, &["cat", "/etc/kubernetes/admin.conf"])
-        .await?;
-    let admin = String::from_utf8_lossy(&read.stdout);
-    if read.status != 0 || !admin.contains("client-key-data") {
+    let script = "cat /etc/kubernetes/admin.conf && echo ---; cat /etc/kubernetes/super-admin.conf";
+    let read = docker.exec(&node.name, &["sh", "-c", script]).await?;
+    let both = String::from_utf8_lossy(&read.stdout);
+    let (admin, super_admin) = both.split_once("---\n").unwrap_or_default();
+    if !admin.contains("client-key-data") {
         return Ok(None);
     }
-    let text = kind::kubeconfig(&admin, server, &environment.cluster)?;
-    let client = kube::client(&text).await?;
+    let text = kind::kubeconfig(admin, server, &environment.cluster)?;
+    let client = match super_admin.contains("client-key-data") {
+        true => {
+            kube::client(&kind::kubeconfig(
+                super_admin,
+                server,
+                &environment.cluster,
+            )?)
+            .await?
+        }
+        false => kube::client(&text).await?,
+    };
     Ok(Some((text, client)))
 }
 

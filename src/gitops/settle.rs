@@ -24,7 +24,7 @@ use crate::bundle::Bundle;
 use crate::context::Context;
 use crate::error::Failure;
 use crate::event::Step;
-use crate::kube::{is_not_found, FIELD_MANAGER, apply, get, list, merge, resource, text};
+use crate::kube::{FIELD_MANAGER, apply, get, is_not_found, list, merge, resource, text};
 
 /// Between two nudges of one thing that isn't ready.
 const NUDGE: Duration = Duration::from_secs(2);
