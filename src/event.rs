@@ -2,8 +2,8 @@
 //! reporter ([`crate::report`]) prints them. Nothing here prints, and nothing that works knows how it is shown.
 //!
 //! Work is a tree of steps. A step begins when [`Events::step`] or [`Step::child`] makes it and ends exactly once: by
-//! [`Step::done`], [`Step::unchanged`] or [`Step::failed`], or, when it is dropped on the way out of an error or an
-//! interrupt, as [`Outcome::Stopped`].
+//! [`Step::done`] or [`Step::unchanged`], or, when it is dropped on the way out of an error or an interrupt, as
+//! [`Outcome::Failed`] or [`Outcome::Stopped`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +11,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 use tokio::sync::mpsc;
+
+use crate::stop::Stop;
 
 /// One thing that happened, with when it happened.
 #[derive(Debug, Clone)]
@@ -97,16 +99,31 @@ pub enum Outcome {
 pub struct Events {
     sender: mpsc::UnboundedSender<Timed>,
     last_step: Arc<AtomicU64>,
+    stop: Stop,
+    /// The parent of the last step that failed, which fails next; see [`Events::gives_up`].
+    failing: Arc<AtomicU64>,
 }
+
+/// No step's number: nothing has failed yet.
+const NOTHING_FAILED: u64 = 0;
+/// No step's number: the phase that failed has no parent.
+const NO_PARENT: u64 = u64::MAX;
 
 impl Events {
     /// A channel; the receiver ends when every `Events` and every [`Step`] made from it is gone.
     pub fn channel() -> (Self, mpsc::UnboundedReceiver<Timed>) {
+        Self::channel_until(Stop::new())
+    }
+
+    /// A channel of work that `stop` may end: what is given up after a signal was stopped, and didn't fail.
+    pub fn channel_until(stop: Stop) -> (Self, mpsc::UnboundedReceiver<Timed>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         (
             Self {
                 sender,
                 last_step: Arc::default(),
+                stop,
+                failing: Arc::new(AtomicU64::new(NOTHING_FAILED)),
             },
             receiver,
         )
@@ -137,7 +154,21 @@ impl Events {
         Step {
             events: self.clone(),
             number,
+            parent,
             ended: false,
+        }
+    }
+
+    /// How a step ends that is dropped on the way out. An error is first seen where it arises, so the first step that is
+    /// dropped failed, then its parent; whatever runs beside them is stopped because of it.
+    fn gives_up(&self, step: u64, parent: Option<u64>) -> Outcome {
+        let next = parent.unwrap_or(NO_PARENT);
+        let failed = |now: u64| (now == NOTHING_FAILED || now == step).then_some(next);
+        let order = Ordering::Relaxed;
+        if !self.stop.is_requested() && self.failing.fetch_update(order, order, failed).is_ok() {
+            Outcome::Failed
+        } else {
+            Outcome::Stopped
         }
     }
 
@@ -155,6 +186,7 @@ impl Events {
 pub struct Step {
     events: Events,
     number: u64,
+    parent: Option<u64>,
     ended: bool,
 }
 
@@ -199,11 +231,6 @@ impl Step {
         self.end(Outcome::Unchanged, text.into());
     }
 
-    /// Ends the step: it failed. The reason is told once, by the error that the command returns.
-    pub fn failed(self) {
-        self.end(Outcome::Failed, String::new());
-    }
-
     fn end(mut self, outcome: Outcome, text: String) {
         self.ended = true;
         self.events.send(Event::Finished {
@@ -219,7 +246,7 @@ impl Drop for Step {
         if !self.ended {
             self.events.send(Event::Finished {
                 step: self.number,
-                outcome: Outcome::Stopped,
+                outcome: self.events.gives_up(self.number, self.parent),
                 text: String::new(),
             });
         }

@@ -1,4 +1,4 @@
-//! The images of an environment: which ones, in which order they are needed, from the store into the nodes.
+//! The images of an environment: which ones, in which order they are needed, and on their way from the store into the nodes.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,41 +6,48 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::bundle::Bundle;
+use crate::cluster::kind;
 use crate::context::Context;
-use crate::docker::Docker;
-use crate::environment::{Environment, ImageOrigin};
+use crate::docker::{Docker, Node, State};
 use crate::event::Step;
 use crate::gitops::argocd;
 use crate::gitops::settle::Arrived;
 use crate::inputs::Inputs;
 use crate::store::reference::ImageReference;
-use crate::store::{Image, Name, Origin, Store, archive, import};
+use crate::store::{self, Name, Origin, Sources, Store, Wanted, import};
 use crate::wait::{Look, Wait, wait_for};
 
 /// What an environment needs from the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct Needed {
     /// The image that nodes are made of; it goes to Docker, all others go into the nodes.
-    pub node: ImageReference,
+    pub node: Wanted,
     /// The images that run in the cluster, in groups, the first needed first. No image is in two of them.
-    pub groups: Vec<Vec<ImageReference>>,
+    pub groups: Vec<Vec<Wanted>>,
+    /// Argo CD's manifest.
+    pub manifest: Wanted,
 }
 
-impl Wanted {
-    /// Of an environment, under the names that are used there.
-    pub fn of(inputs: &Inputs) -> anyhow::Result<Self> {
-        let here = |upstream: &ImageReference| inputs.environment.image(upstream).clone();
+impl Needed {
+    /// By an environment, under the names that are used there.
+    pub fn by(inputs: &Inputs) -> anyhow::Result<Self> {
+        let origin = Origin::from(inputs.environment.images);
+        let wanted = |name: Name| Wanted {
+            name,
+            origin,
+            digest: None,
+        };
+        let here = |upstream: &ImageReference| {
+            wanted(Name::Image(inputs.environment.image(upstream).clone()))
+        };
         let mut seen = BTreeSet::new();
-        let mut group = |images: Vec<ImageReference>| -> Vec<ImageReference> {
+        let mut group = |images: Vec<Wanted>| -> Vec<Wanted> {
             images
                 .into_iter()
-                .filter(|image| seen.insert(image.to_string()))
+                .filter(|image| seen.insert(image.name.clone()))
                 .collect()
         };
-        let argocd = [argocd::IMAGE, argocd::REDIS_IMAGE]
-            .into_iter()
-            .map(str::parse::<ImageReference>);
-        let argocd = argocd.collect::<Result<Vec<_>, _>>()?;
+        let argocd = [argocd::IMAGE.parse()?, argocd::REDIS_IMAGE.parse()?];
         let mut groups = vec![group(argocd.iter().map(here).collect())];
         let waves: BTreeSet<u8> = inputs.bundles.iter().map(|bundle| bundle.wave).collect();
         for wave in waves {
@@ -56,118 +63,74 @@ impl Wanted {
             ));
         }
         groups.retain(|group| !group.is_empty());
+        let node = wanted(Name::Image(inputs.environment.node_image.clone()));
+        let digest = Some(format!("sha256:{}", argocd::MANIFEST_SHA256).parse()?);
+        let manifest = Wanted {
+            digest,
+            ..wanted(Name::File(argocd::MANIFEST.to_owned()))
+        };
         Ok(Self {
-            node: inputs.environment.node_image.clone(),
+            node,
             groups,
+            manifest,
         })
     }
 
-    /// Everything that has to be in the store: all images, and Argo CD's manifest.
-    pub fn names(&self) -> Vec<Name> {
-        let images = std::iter::once(&self.node).chain(self.groups.iter().flatten());
-        images
+    /// All of it.
+    pub fn all(&self) -> Vec<Wanted> {
+        [&self.node]
+            .into_iter()
+            .chain(self.groups.iter().flatten())
+            .chain([&self.manifest])
             .cloned()
-            .map(Name::Image)
-            .chain([Name::File(argocd::MANIFEST.to_owned())])
             .collect()
     }
-}
 
-/// Where an environment's images come from.
-pub fn origin(environment: &Environment) -> Origin {
-    match environment.images {
-        ImageOrigin::Registry => Origin::Registry,
-        ImageOrigin::Packages => Origin::Packages,
+    /// The images that run in the cluster.
+    pub fn in_nodes(&self) -> Vec<Wanted> {
+        self.groups.concat()
     }
 }
 
-/// An image that [`store::fill`] has brought in.
-pub fn find(store: &Store, reference: &ImageReference, origin: Origin) -> anyhow::Result<Image> {
-    let name = Name::Image(reference.clone());
-    let entry = store.find(&name, origin)?;
-    let entry = entry.ok_or_else(|| {
-        anyhow::anyhow!(
-            "{reference} is not in the store {}",
-            store.folder().display()
-        )
-    })?;
-    store.image(&entry)
-}
-
-/// The node image in Docker; loads it from the store where Docker hasn't it, or has another one of that name.
-pub async fn load_node_image(
-    docker: &Docker,
-    store: &Store,
-    inputs: &Inputs,
-    step: &Step,
-) -> anyhow::Result<()> {
-    let environment = &inputs.environment;
-    let image = find(store, &environment.node_image, origin(environment))?;
-    let name = archive::docker_name(&environment.node_image);
-    if docker
-        .image_id(&name)
-        .await?
-        .is_some_and(|id| id == image.config.digest || id == image.manifest.digest)
-    {
-        return Ok(());
+/// Where what is missing in the store comes from.
+pub fn sources<'a>(docker: &'a Docker, inputs: &'a Inputs) -> Sources<'a> {
+    Sources {
+        project: &inputs.environment.root,
+        platform: docker.server_platform(),
     }
-    let step = step.child("node image into Docker");
-    let archive = archive::for_docker(store, std::slice::from_ref(&image));
-    let size = archive.size();
-    docker.load_image(archive.stream()).await?;
-    step.done(format!("{} MB", size / 1_000_000));
-    Ok(())
 }
 
 /// Brings all images into all nodes, group by group, beside whatever creates the nodes; tells `arrived` after each group.
+/// Says how many were loaded.
 pub async fn load(
     context: &Context,
     docker: &Docker,
     store: &Store,
     inputs: &Inputs,
-    wanted: &Wanted,
+    needed: &Needed,
     arrived: &watch::Sender<Arrived>,
     step: &Step,
 ) -> anyhow::Result<usize> {
-    let environment = &inputs.environment;
-    let wait = Wait {
-        what: format!("the nodes of {}", environment.cluster),
-        within: context.timeout,
-        every: Duration::from_millis(100),
-        hint: format!(
-            "docker ps -a --filter label={}={}",
-            crate::cluster::kind::LABEL,
-            environment.cluster
-        ),
-    };
-    let nodes = wait_for(&wait, step, &context.stop, || async {
-        let nodes = docker.nodes(&environment.cluster).await?;
-        let running: Vec<_> = crate::cluster::kind::workers_and_control_planes(&nodes)
-            .filter(|node| node.state == crate::docker::State::Running)
-            .cloned()
-            .collect();
-        let expected = inputs.cluster_config.node_count();
-        Ok(match running.len() {
-            count if count >= expected => Look::Ready(running),
-            count => Look::NotYet(format!("{count} of {expected} nodes run")),
-        })
-    })
-    .await?;
+    let nodes = wait_for_nodes(context, docker, inputs, step).await?;
+    if lacking(docker, store, &nodes, needed)
+        .await
+        .is_ok_and(|lacking| lacking.is_empty())
+    {
+        arrived.send_replace(None);
+        return Ok(0);
+    }
     let mut loaded = 0;
-    for group in &wanted.groups {
-        let images: Vec<Image> = group
-            .iter()
-            .map(|reference| find(store, reference, origin(environment)))
-            .collect::<Result<_, _>>()?;
+    for group in &needed.groups {
+        let sources = sources(docker, inputs);
         let imported =
-            import::import_into_all(docker, store, &nodes, &images, &context.stop, step).await?;
+            store::deliver(docker, store, &nodes, group, sources, &context.stop, step).await?;
         loaded += imported
             .iter()
             .map(|imported| imported.images)
             .sum::<usize>();
         arrived.send_modify(|names| {
             if let Some(names) = names {
-                names.extend(group.iter().map(ToString::to_string));
+                names.extend(group.iter().map(|wanted| wanted.name.to_string()));
             }
         });
     }
@@ -175,48 +138,62 @@ pub async fn load(
     Ok(loaded)
 }
 
-/// Fills the store with what is missing in it.
-pub async fn fill(
-    context: &Context,
-    _docker: &Docker,
+/// What the nodes lack: (node, image, what of it). An error where a node's containerd doesn't answer yet.
+pub async fn lacking(
+    docker: &Docker,
     store: &Store,
-    inputs: &Inputs,
-    wanted: &Wanted,
-    step: &Step,
-) -> anyhow::Result<usize> {
-    let missing = missing(store, &wanted.names(), origin(&inputs.environment))?;
-    if !missing.is_empty() {
-        crate::store::packages::build(
-            store,
-            &inputs.environment.root,
-            &missing,
-            &context.stop,
-            step,
-        )
-        .await?;
+    nodes: &[Node],
+    needed: &Needed,
+) -> anyhow::Result<Vec<(String, String, String)>> {
+    let images = store::images(store, &needed.in_nodes())?;
+    let mut lacking = Vec::new();
+    for node in nodes {
+        let inventory = import::inventory(docker, &node.name).await?;
+        lacking.extend(images.iter().filter_map(|image| {
+            let lack = inventory.lacks(image)?;
+            Some((node.name.clone(), image.name.to_string(), lack))
+        }));
     }
-    Ok(missing.len())
+    Ok(lacking)
 }
 
-/// The names that the store hasn't whole.
-pub fn missing(store: &Store, names: &[Name], origin: Origin) -> anyhow::Result<Vec<Name>> {
-    let mut missing = Vec::new();
-    for name in names {
-        if !store
-            .find(name, origin)?
-            .is_some_and(|entry| store.is_whole(&entry))
-        {
-            missing.push(name.clone());
-        }
-    }
-    Ok(missing)
+async fn wait_for_nodes(
+    context: &Context,
+    docker: &Docker,
+    inputs: &Inputs,
+    step: &Step,
+) -> anyhow::Result<Vec<Node>> {
+    let cluster = &inputs.environment.cluster;
+    let wait = Wait {
+        what: format!("the nodes of {cluster}"),
+        within: context.timeout,
+        every: Duration::from_millis(100),
+        hint: format!("docker ps -a --filter label={}={cluster}", kind::LABEL),
+    };
+    let expected = inputs.cluster_config.node_count();
+    wait_for(&wait, step, &context.stop, || async {
+        let nodes = docker.nodes(cluster).await?;
+        let running: Vec<Node> = kind::workers_and_control_planes(&nodes)
+            .filter(|node| node.state == State::Running)
+            .cloned()
+            .collect();
+        Ok(match running.len() {
+            count if count >= expected => Look::Ready(running),
+            count => Look::NotYet(format!("{count} of {expected} nodes run")),
+        })
+    })
+    .await
 }
 
 /// A file of the store, as text.
-pub fn read_file(store: &Store, address: &str, origin: Origin) -> anyhow::Result<String> {
-    let entry = store.find(&Name::File(address.to_owned()), origin)?;
+pub fn read_file(store: &Store, wanted: &Wanted) -> anyhow::Result<String> {
+    let entry = store.find(&wanted.name, wanted.origin)?;
     let entry = entry.ok_or_else(|| {
-        anyhow::anyhow!("{address} is not in the store {}", store.folder().display())
+        anyhow::anyhow!(
+            "{} is not in the store {}",
+            wanted.name,
+            store.folder().display()
+        )
     })?;
-    String::from_utf8(store.read(address, &entry.target)?).map_err(Into::into)
+    String::from_utf8(store.read(&wanted.name.to_string(), &entry.target)?).map_err(Into::into)
 }

@@ -188,6 +188,57 @@ async fn patch_once_known(
     }
 }
 
+/// What applying an object would do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It doesn't exist.
+    Create,
+    /// It says something else.
+    Update,
+    /// It says all that already.
+    Nothing,
+}
+
+/// What applying an object would do, without doing it.
+pub async fn would_change(
+    client: &Client,
+    manager: &str,
+    object: &Value,
+) -> anyhow::Result<Change> {
+    let Some(before) = live(client, object).await? else {
+        return Ok(Change::Create);
+    };
+    if holds(object, &before) {
+        return Ok(Change::Nothing);
+    }
+    let parameters = PatchParams {
+        dry_run: true,
+        ..PatchParams::apply(manager).force()
+    };
+    let after = api_of(client, object)
+        .patch(
+            text(object, "/metadata/name"),
+            &parameters,
+            &Patch::Apply(object),
+        )
+        .await
+        .with_context(|| format!("ask what applying {} would change", label(object)))?;
+    let without_bookkeeping = |mut value: Value| {
+        for key in ["managedFields", "resourceVersion", "generation"] {
+            if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+                metadata.remove(key);
+            }
+        }
+        value
+    };
+    let same = without_bookkeeping(before) == without_bookkeeping(serde_json::to_value(after)?);
+    Ok(if same {
+        Change::Nothing
+    } else {
+        Change::Update
+    })
+}
+
 /// Makes an object unless one of its name exists; says whether it made it. For generated secrets, which must not
 /// change once they are there.
 pub async fn create_if_absent(client: &Client, object: &Value) -> anyhow::Result<bool> {

@@ -47,7 +47,7 @@ async fn run(cli: Cli, style: Style) -> Exit {
         Ok(stop) => stop,
         Err(error) => return report::error(&anyhow::anyhow!("listen for signals: {error}"), style),
     };
-    let (events, receiver) = Events::channel();
+    let (events, receiver) = Events::channel_until(stop.clone());
     let reporter = tokio::spawn(report::run(receiver, style));
     let work = devenv::run(cli, events, stop);
     let ended = tokio::select! {

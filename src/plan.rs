@@ -4,17 +4,17 @@ use std::fmt::Write as _;
 
 use anyhow::Context as _;
 
-use crate::cluster::{self, Action, Found};
+use crate::cluster::{self, Action};
 use crate::context::Context;
 use crate::docker::{self, Docker, Node};
 use crate::error::Exit;
 use crate::gitops::settle::applications;
 use crate::gitops::waves::short;
 use crate::gitops::{git, tree};
-use crate::images::{self, Wanted};
+use crate::images::{self, Needed};
 use crate::inputs::Inputs;
-use crate::kube::{holds, label, live};
-use crate::store::{Store, import};
+use crate::kube::{Change, FIELD_MANAGER, label, would_change};
+use crate::store::{self, Store};
 use crate::{report, up};
 
 /// Prints the plan on stdout.
@@ -35,42 +35,23 @@ pub async fn show(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit> {
             say("port", format!("publish {address}:{port}"));
         }
     }
-    let wanted = Wanted::of(inputs)?;
+    let needed = Needed::by(inputs)?;
     let store = Store::open(&context.paths.store())?;
-    let missing = images::missing(&store, &wanted.names(), images::origin(environment))?;
+    let missing = store::missing(&store, &needed.all())?;
     match missing.as_slice() {
         [] => say(
             "store",
-            format!("keep: all {} entries are there", wanted.names().len()),
+            format!("keep: all {} entries are there", needed.all().len()),
         ),
         missing => missing
             .iter()
-            .for_each(|name| say("store", format!("fetch {name}"))),
+            .for_each(|wanted| say("store", format!("fetch {}", wanted.name))),
     }
-    for line in image_lines(
-        &docker,
-        &store,
-        inputs,
-        &wanted,
-        &nodes,
-        &action,
-        missing.is_empty(),
-    )
-    .await?
-    {
+    let runs = action == Action::Keep && missing.is_empty();
+    for line in image_lines(&docker, &store, &needed, &nodes, runs).await? {
         say("images", line);
     }
-    for line in gitops_lines(
-        context,
-        &docker,
-        inputs,
-        &store,
-        &nodes,
-        &found,
-        missing.is_empty(),
-    )
-    .await?
-    {
+    for line in gitops_lines(context, &docker, inputs, &store, &needed, &nodes, runs).await? {
         say("argo cd", line);
     }
     let kubeconfig = context.paths.kubeconfig(&environment.id);
@@ -114,38 +95,28 @@ fn cluster_line(inputs: &Inputs, nodes: &[Node], action: &Action) -> anyhow::Res
 async fn image_lines(
     docker: &Docker,
     store: &Store,
-    inputs: &Inputs,
-    wanted: &Wanted,
+    needed: &Needed,
     nodes: &[Node],
-    action: &Action,
-    store_is_full: bool,
+    runs: bool,
 ) -> anyhow::Result<Vec<String>> {
-    let all: Vec<String> = wanted
-        .groups
-        .iter()
-        .flatten()
-        .map(ToString::to_string)
-        .collect();
-    if *action != Action::Keep || !store_is_full {
+    let all = needed.in_nodes();
+    if !runs {
         return Ok(all
             .into_iter()
-            .map(|image| format!("load {image} where a node lacks it"))
+            .map(|wanted| format!("load {} where a node lacks it", wanted.name))
             .collect());
     }
-    let mut lines = Vec::new();
-    for node in cluster::kind::workers_and_control_planes(nodes) {
-        let inventory = import::inventory(docker, &node.name).await?;
-        for reference in wanted.groups.iter().flatten() {
-            let image = images::find(store, reference, images::origin(&inputs.environment))?;
-            if let Some(lack) = inventory.lacks(&image) {
-                lines.push(format!("load {reference} into {} ({lack})", node.name));
-            }
-        }
+    let nodes: Vec<Node> = cluster::kind::workers_and_control_planes(nodes)
+        .cloned()
+        .collect();
+    let lacking = images::lacking(docker, store, &nodes, needed).await?;
+    if lacking.is_empty() {
+        return Ok(vec![format!("keep: all {} are in the nodes", all.len())]);
     }
-    if lines.is_empty() {
-        lines.push(format!("keep: all {} are in the nodes", all.len()));
-    }
-    Ok(lines)
+    Ok(lacking
+        .into_iter()
+        .map(|(node, image, lack)| format!("load {image} into {node} ({lack})"))
+        .collect())
 }
 
 async fn gitops_lines(
@@ -153,32 +124,32 @@ async fn gitops_lines(
     docker: &Docker,
     inputs: &Inputs,
     store: &Store,
+    needed: &Needed,
     nodes: &[Node],
-    found: &Found,
-    store_is_full: bool,
+    runs: bool,
 ) -> anyhow::Result<Vec<String>> {
     let names: Vec<&str> = inputs
         .bundles
         .iter()
         .map(|bundle| bundle.name.as_str())
         .collect();
-    let client = match found {
-        Found::Running => cluster::client_if_running(docker, &inputs.environment, nodes).await?,
-        _ => None,
+    let client = match runs {
+        true => cluster::client_if_running(docker, &inputs.environment, nodes).await?,
+        false => None,
     };
-    let (Some(client), true) = (client, store_is_full) else {
+    let Some(client) = client else {
         return Ok(vec![
             format!("install {}", crate::gitops::argocd::VERSION),
             format!("push the working tree; applications: {}", names.join(", ")),
         ]);
     };
     let mut lines = Vec::new();
-    let (definitions, rest) = up::manifests(inputs, store)?;
+    let (definitions, rest) = up::manifests(inputs, store, needed)?;
     for object in definitions.iter().chain(&rest) {
-        match live(&client, object).await? {
-            None => lines.push(format!("create {}", label(object))),
-            Some(live) if !holds(object, &live) => lines.push(format!("change {}", label(object))),
-            Some(_) => {}
+        match would_change(&client, FIELD_MANAGER, object).await? {
+            Change::Create => lines.push(format!("create {}", label(object))),
+            Change::Update => lines.push(format!("change {}", label(object))),
+            Change::Nothing => {}
         }
     }
     let scratch = tempfile::tempdir().context("make a folder for the commit")?;

@@ -10,9 +10,9 @@ use crate::error::{Exit, Failure};
 use crate::event::Step;
 use crate::gitops::settle::{Arrived, applications, settle};
 use crate::gitops::waves::short;
-use crate::images::{self, Wanted};
+use crate::images::{self, Needed};
 use crate::inputs::{self, Inputs};
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::{cluster, lock, up};
 
 /// Pushes and waits. `prune` allows to remove more than one bundle.
@@ -93,10 +93,17 @@ async fn new_images(
     inputs: &Inputs,
     step: &Step,
 ) -> anyhow::Result<watch::Receiver<Arrived>> {
-    let wanted = Wanted::of(inputs)?;
+    let needed = Needed::by(inputs)?;
     let store = Store::open(&context.paths.store())?;
-    images::fill(context, docker, &store, inputs, &wanted, step).await?;
+    store::fill(
+        &store,
+        &needed.all(),
+        images::sources(docker, inputs),
+        &context.stop,
+        step,
+    )
+    .await?;
     let (arrived, arrivals) = watch::channel(Some(BTreeSet::new()));
-    images::load(context, docker, &store, inputs, &wanted, &arrived, step).await?;
+    images::load(context, docker, &store, inputs, &needed, &arrived, step).await?;
     Ok(arrivals)
 }

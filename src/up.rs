@@ -18,11 +18,11 @@ use crate::error::Exit;
 use crate::event::Step;
 use crate::gitops::settle::{Arrived, Goal, settle};
 use crate::gitops::{argocd, explain, git, source, tree};
-use crate::images::{self, Wanted};
+use crate::images::{self, Needed};
 use crate::inputs::{self, Inputs};
 use crate::kube::{get, list};
 use crate::lock;
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::wait::{Look, Wait, wait_for};
 use crate::{plan, yaml};
 
@@ -63,15 +63,22 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
         Action::Recreate(_) => Some(cluster::find_kind(context)?),
     };
 
-    let wanted = Wanted::of(inputs)?;
+    let needed = Needed::by(inputs)?;
     let store = Store::open(&context.paths.store())?;
     let step = context.events.step("store");
-    let fetched = images::fill(context, &docker, &store, inputs, &wanted, &step).await?;
-    match fetched {
-        0 => step.unchanged(format!("all {} entries are there", wanted.names().len())),
+    let filled = store::fill(
+        &store,
+        &needed.all(),
+        images::sources(&docker, inputs),
+        &context.stop,
+        &step,
+    )
+    .await?;
+    match filled.fetched.len() {
+        0 => step.unchanged(format!("all {} entries are there", filled.found)),
         count => step.done(format!(
-            "{count} of {} entries were fetched",
-            wanted.names().len()
+            "{count} entries fetched, {} were there",
+            filled.found
         )),
     }
 
@@ -85,9 +92,17 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
     // Everything from here on runs side by side and waits for just what it needs.
     let (arrived, arrivals) = watch::channel::<Arrived>(Some(BTreeSet::new()));
     let (cluster_changed, loaded, applied) = tokio::try_join!(
-        make_cluster(context, &docker, inputs, &store, &action, kind.as_deref()),
-        load_images(context, &docker, inputs, &store, &wanted, &arrived),
-        set_up_gitops(context, &docker, inputs, &store, arrivals),
+        make_cluster(
+            context,
+            &docker,
+            inputs,
+            &store,
+            &needed,
+            &action,
+            kind.as_deref()
+        ),
+        load_images(context, &docker, inputs, &store, &needed, &arrived),
+        set_up_gitops(context, &docker, inputs, &store, &needed, arrivals),
     )?;
     let total = inputs.bundles.len();
     let changed = cluster_changed || loaded > 0 || applied.changed;
@@ -122,12 +137,21 @@ async fn make_cluster(
     docker: &Docker,
     inputs: &Inputs,
     store: &Store,
+    needed: &Needed,
     action: &Action,
     kind: Option<&Path>,
 ) -> anyhow::Result<bool> {
     let step = context.events.step("cluster");
     if matches!(action, Action::Create | Action::Recreate(_)) {
-        images::load_node_image(docker, store, inputs, &step).await?;
+        store::load(
+            docker,
+            store,
+            &needed.node,
+            images::sources(docker, inputs),
+            &context.stop,
+            &step,
+        )
+        .await?;
     }
     cluster::realise(context, docker, inputs, action, kind, &step).await?;
     let name = &inputs.environment.cluster;
@@ -147,11 +171,11 @@ async fn load_images(
     docker: &Docker,
     inputs: &Inputs,
     store: &Store,
-    wanted: &Wanted,
+    needed: &Needed,
     arrived: &watch::Sender<Arrived>,
 ) -> anyhow::Result<usize> {
     let step = context.events.step("images");
-    let loaded = images::load(context, docker, store, inputs, wanted, arrived, &step).await?;
+    let loaded = images::load(context, docker, store, inputs, needed, arrived, &step).await?;
     match loaded {
         0 => step.unchanged("all are in the nodes"),
         count => step.done(format!("{count} loaded")),
@@ -171,13 +195,14 @@ async fn set_up_gitops(
     docker: &Docker,
     inputs: &Inputs,
     store: &Store,
+    needed: &Needed,
     mut arrivals: watch::Receiver<Arrived>,
 ) -> anyhow::Result<Applied> {
     let step = context.events.step("argo cd");
     let client = cluster::api(context, docker, &inputs.environment, &step).await?;
-    let (definitions, rest) = manifests(inputs, store)?;
+    let (definitions, rest) = manifests(inputs, store, needed)?;
     let mut changed = argocd::install_definitions(&client, &definitions).await?;
-    wait_for_images(context, &step, &mut arrivals, inputs).await?;
+    wait_for_images(context, &step, &mut arrivals, needed).await?;
     changed.extend(argocd::install(&client, &rest).await?);
     let revision = push(context, inputs, &client, &step).await?;
     match changed.len() {
@@ -208,8 +233,9 @@ async fn set_up_gitops(
 pub fn manifests(
     inputs: &Inputs,
     store: &Store,
+    needed: &Needed,
 ) -> anyhow::Result<(Vec<serde_json::Value>, Vec<serde_json::Value>)> {
-    let manifest = images::read_file(store, argocd::MANIFEST, images::origin(&inputs.environment))?;
+    let manifest = images::read_file(store, &needed.manifest)?;
     let upstream = yaml::documents(argocd::MANIFEST, &manifest)?;
     let names = inputs
         .environment
@@ -232,15 +258,14 @@ async fn wait_for_images(
     context: &Context,
     step: &Step,
     arrivals: &mut watch::Receiver<Arrived>,
-    inputs: &Inputs,
+    needed: &Needed,
 ) -> anyhow::Result<()> {
-    let wanted = Wanted::of(inputs)?;
-    let first: Vec<String> = wanted
+    let first: Vec<String> = needed
         .groups
         .first()
         .into_iter()
         .flatten()
-        .map(ToString::to_string)
+        .map(|wanted| wanted.name.to_string())
         .collect();
     step.waiting("its images are on their way into the nodes");
     let here = arrivals.wait_for(|arrived| match arrived {

@@ -5,6 +5,7 @@
 )]
 
 mod commands;
+mod e2e;
 mod engine;
 mod harness;
 mod processes;

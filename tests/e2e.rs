@@ -1,0 +1,676 @@
+//! The real thing: real Docker, a real kind cluster, a real Argo CD, on images that were built from packages.
+//!
+//! Each test makes a project of its own (the repository's bundles and configs, on ports of its own) and takes down what it
+//! made. They take minutes, so they are ignored by default; `scripts/test` runs them, one after the other.
+
+use std::fs;
+use std::io::Read as _;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::harness::wait_for;
+
+/// The environment's name, and so a part of the cluster's.
+const NAME: &str = "e2e";
+const CLUSTER: &str = "devenv-e2e";
+const NODE: &str = "devenv-e2e-control-plane";
+
+/// A project in a temporary folder, with an environment that is brought up for real.
+struct Road {
+    folder: tempfile::TempDir,
+}
+
+/// What a run of devenv left.
+struct Ran {
+    status: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Road {
+    fn new() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("devenv-e2e-")
+            .tempdir()
+            .unwrap();
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+        copy(
+            &repository.join("bundles"),
+            &folder.path().join("project/bundles"),
+        );
+        let configs = folder.path().join("project/cluster-configs");
+        fs::create_dir_all(&configs).unwrap();
+        fs::create_dir_all(folder.path().join("run")).unwrap();
+        let read =
+            |name: &str| fs::read_to_string(repository.join("cluster-configs").join(name)).unwrap();
+        let kind = read("kind.yaml")
+            .replace("hostPort: 80\n", &format!("hostPort: {}\n", free_port()))
+            .replace("hostPort: 443\n", &format!("hostPort: {}\n", free_port()));
+        fs::write(configs.join("kind.yaml"), kind).unwrap();
+        fs::write(configs.join(format!("{NAME}.yaml")), read("packages.yaml")).unwrap();
+        std::os::unix::fs::symlink(
+            repository.join("scripts"),
+            folder.path().join("project/scripts"),
+        )
+        .unwrap();
+        Self { folder }
+    }
+
+    fn project(&self, path: &str) -> PathBuf {
+        self.folder.path().join("project").join(path)
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.project(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn edit(&self, path: &str, from: &str, to: &str) {
+        let text = fs::read_to_string(self.project(path)).unwrap();
+        assert!(text.contains(from), "{path} doesn't contain {from}");
+        self.write(path, &text.replace(from, to));
+    }
+
+    /// devenv with the machine's own cache (it holds the store) and everything else in the temporary folder.
+    fn start(&self, args: &[&str]) -> Child {
+        let mut command = program(env!("CARGO_BIN_EXE_devenv"));
+        command
+            .args(args)
+            .current_dir(self.project("."))
+            .env("DEVENV_ENVIRONMENT", NAME)
+            .env("XDG_DATA_HOME", self.folder.path().join("data"))
+            .env("XDG_RUNTIME_DIR", self.folder.path().join("run"))
+            .env_remove("KUBECONFIG");
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        let began = Instant::now();
+        let ran = ended(self.start(args));
+        println!(
+            "devenv {}: {} after {:.1} s",
+            args.join(" "),
+            ran.status,
+            began.elapsed().as_secs_f32()
+        );
+        ran
+    }
+
+    /// A run that must end well; its last word.
+    fn succeed(&self, args: &[&str]) -> String {
+        let ran = self.run(args);
+        assert_eq!(
+            ran.status,
+            0,
+            "devenv {} failed\n{}\n{}",
+            args.join(" "),
+            ran.stdout,
+            ran.stderr
+        );
+        ran.last_word()
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_str(&self.run(&["status", "-o", "json"]).stdout).unwrap()
+    }
+
+    /// Whether each Application is Synced and Healthy, as Argo CD itself says.
+    fn applications(&self) -> Vec<String> {
+        let lines = kubectl(&[
+            "get",
+            "applications",
+            "-n",
+            "argocd",
+            "-o",
+            "jsonpath={range .items[*]}{.metadata.name} {.status.sync.status} {.status.health.status}{\"\\n\"}{end}",
+        ]);
+        lines.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Road {
+    fn drop(&mut self) {
+        ended(self.start(&["down"]));
+    }
+}
+
+impl Ran {
+    /// The last line that says something, with revisions made alike.
+    fn last_word(&self) -> String {
+        let line = self
+            .stderr
+            .lines()
+            .rfind(|line| !line.trim().is_empty())
+            .unwrap_or_default();
+        match line.rsplit_once(" at ") {
+            Some((words, revision)) if revision.len() == 7 => format!("{words} at <revision>"),
+            _ => line.to_owned(),
+        }
+    }
+
+    /// The error, without what led to it.
+    fn error(&self) -> &str {
+        self.stderr
+            .find("error: ")
+            .map_or("", |start| &self.stderr[start..])
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "these tests run real programs")]
+fn program(name: &str) -> Command {
+    Command::new(name)
+}
+
+fn ended(mut child: Child) -> Ran {
+    let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        stdout.read_to_string(&mut text).unwrap();
+        text
+    });
+    let mut text = String::new();
+    stderr.read_to_string(&mut text).unwrap();
+    let status = child.wait().unwrap();
+    Ran {
+        status: status.code().unwrap_or(-1),
+        stdout: reader.join().unwrap(),
+        stderr: text,
+    }
+}
+
+fn output(name: &str, args: &[&str]) -> String {
+    let output = program(name).args(args).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{name} {}: {}",
+        args.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// kubectl of the node itself: another program than the one that is tested.
+fn kubectl(args: &[&str]) -> String {
+    let inside = [
+        "exec",
+        NODE,
+        "kubectl",
+        "--kubeconfig",
+        "/etc/kubernetes/admin.conf",
+    ];
+    output("docker", &[&inside[..], args].concat())
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to.join(entry.file_name())),
+            false => drop(fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+fn containers() -> Vec<String> {
+    let label = format!("label=io.x-k8s.kind.cluster={CLUSTER}");
+    output(
+        "docker",
+        &["ps", "--all", "--filter", &label, "--format", "{{.Names}}"],
+    )
+    .lines()
+    .map(str::to_owned)
+    .collect()
+}
+
+fn volumes() -> Vec<String> {
+    output("docker", &["volume", "ls", "--quiet"])
+        .lines()
+        .map(str::to_owned)
+        .collect()
+}
+
+fn kind_processes() -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let commands =
+        processes.filter_map(|process| fs::read_to_string(process.path().join("cmdline")).ok());
+    commands
+        .filter(|command| command.contains("create\0cluster") && command.contains(CLUSTER))
+        .collect()
+}
+
+const NOTHING_TO_CHANGE: &str = "nothing to change: 2 of 2 applications healthy at <revision>";
+const READY: &str = "ready: 2 of 2 applications healthy at <revision>";
+const APPLIED: &str = "applied: 2 of 2 applications healthy at <revision>";
+const LOGS: &str = "bundles/observability/victorialogs/base/victoria-logs.yaml";
+
+#[test]
+#[ignore = "takes a real cluster"]
+fn e2e_a_day_with_it() {
+    let volumes_before = volumes();
+    let road = Road::new();
+
+    // In the morning: everything is made, and Argo CD itself says that it is well.
+    assert_eq!(road.succeed(&["up"]), READY);
+    assert_eq!(
+        road.applications(),
+        ["namespaces Synced Healthy", "victorialogs Synced Healthy"]
+    );
+    let kubeconfig = road.run(&["kubeconfig"]).stdout;
+    let mode = fs::metadata(kubeconfig.trim()).unwrap().permissions();
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777,
+        0o600
+    );
+
+    // Five pods of Argo CD and the git; nothing of it listens beyond loopback; no image was pulled.
+    let pods = kubectl(&["get", "pods", "-n", "argocd", "-o", "name"]);
+    assert_eq!(pods.lines().count(), 6, "{pods}");
+    let ports = output(
+        "docker",
+        &[
+            "ps",
+            "--filter",
+            &format!("name={NODE}"),
+            "--format",
+            "{{.Ports}}",
+        ],
+    );
+    assert!(
+        ports
+            .split(", ")
+            .all(|port| port.trim().starts_with("127.0.0.1:")),
+        "{ports}"
+    );
+    let pulls = kubectl(&[
+        "get",
+        "events",
+        "-A",
+        "--field-selector",
+        "reason=Pulling",
+        "-o",
+        "name",
+    ]);
+    assert_eq!(pulls, "");
+
+    // Again: nothing is changed, in the cluster either.
+    let generations = || {
+        kubectl(&[
+            "get",
+            "all,cm,crd,appproject,applicationset",
+            "-n",
+            "argocd",
+            "-o",
+            "jsonpath={.items[*].metadata.generation}",
+        ])
+    };
+    let before = generations();
+    assert_eq!(road.succeed(&["up"]), NOTHING_TO_CHANGE);
+    assert_eq!(generations(), before);
+    let plan = road.run(&["up", "--plan"]);
+    let lines: Vec<&str> = plan.stdout.lines().skip(1).collect();
+    assert!(
+        lines.iter().all(|line| line.contains(" keep")),
+        "{}",
+        plan.stdout
+    );
+
+    // The logs of the cluster are there, with their labels.
+    let query = "/api/v1/namespaces/observability-system/services/victoria-logs:http/proxy/select/logsql/query?query=kubernetes.pod_namespace:argocd&limit=1";
+    let line = wait_for("a line of Argo CD's in VictoriaLogs", || {
+        let answer = kubectl(&["get", "--raw", query]);
+        (!answer.trim().is_empty()).then_some(answer)
+    });
+    let line: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+    for label in [
+        "kubernetes.pod_namespace",
+        "kubernetes.pod_name",
+        "kubernetes.container_name",
+    ] {
+        assert!(line[label].is_string(), "{line}");
+    }
+
+    // An edited bundle arrives, uncommitted as it is.
+    road.edit(LOGS, "-retentionPeriod=7d", "-retentionPeriod=9d");
+    let plan = road.run(&["up", "--plan"]).stdout;
+    assert!(plan.contains("sync application victorialogs to "), "{plan}");
+    assert_eq!(road.succeed(&["sync"]), APPLIED);
+    let arguments = kubectl(&[
+        "get",
+        "deployment",
+        "victoria-logs",
+        "-n",
+        "observability-system",
+        "-o",
+        "jsonpath={..args}",
+    ]);
+    assert!(arguments.contains("-retentionPeriod=9d"), "{arguments}");
+
+    // A folder that is added appears by itself, one that is removed is pruned.
+    road.write(
+        "bundles/observability/hello/bundle.yaml",
+        "wave: 4\nnamespace: observability-system\nneeds: [namespaces]\n",
+    );
+    road.write(
+        "bundles/observability/hello/base/kustomization.yaml",
+        "resources: [greeting.yaml]\nnamespace: observability-system\n",
+    );
+    road.write(
+        "bundles/observability/hello/base/greeting.yaml",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: greeting}\n",
+    );
+    assert_eq!(
+        road.succeed(&["sync"]),
+        "applied: 3 of 3 applications healthy at <revision>"
+    );
+    kubectl(&["get", "configmap", "greeting", "-n", "observability-system"]);
+    fs::remove_dir_all(road.project("bundles/observability/hello")).unwrap();
+    assert_eq!(road.succeed(&["sync"]), APPLIED);
+    assert_eq!(
+        kubectl(&[
+            "get",
+            "configmap",
+            "-n",
+            "observability-system",
+            "-o",
+            "name",
+            "--field-selector",
+            "metadata.name=greeting"
+        ]),
+        ""
+    );
+
+    // Two that vanish at once are more likely a slip: nothing is removed without a word.
+    fs::rename(road.project("bundles/observability"), road.project("aside")).unwrap();
+    road.write(
+        "bundles/infrastructure/other/bundle.yaml",
+        "wave: 1\nnamespace: default\n",
+    );
+    road.write(
+        "bundles/infrastructure/other/base/kustomization.yaml",
+        "resources: []\n",
+    );
+    fs::rename(
+        road.project("bundles/infrastructure/namespaces"),
+        road.project("aside/namespaces"),
+    )
+    .unwrap();
+    let refused = road.run(&["sync"]);
+    assert_eq!(refused.status, 2);
+    assert_eq!(
+        refused.error(),
+        "error: this would remove 2 applications with all they made: namespaces, victorialogs\n\n\
+         hint: if that is meant: devenv sync --prune\n"
+    );
+    fs::rename(
+        road.project("aside/namespaces"),
+        road.project("bundles/infrastructure/namespaces"),
+    )
+    .unwrap();
+    fs::rename(road.project("aside"), road.project("bundles/observability")).unwrap();
+    fs::remove_dir_all(road.project("bundles/infrastructure/other")).unwrap();
+
+    // The pod that holds the git is lost: `up` pushes again.
+    kubectl(&[
+        "delete",
+        "pod",
+        "-n",
+        "argocd",
+        "-l",
+        "app.kubernetes.io/name=git-source",
+        "--wait=true",
+    ]);
+    road.succeed(&["up"]);
+
+    // The machine was off: `up` starts what is there.
+    output("docker", &["stop", "--time", "5", NODE]);
+    assert_eq!(road.status()["cluster"]["state"], "stopped");
+    assert_eq!(road.succeed(&["up"]), READY);
+    assert_eq!(road.status()["ready"], true);
+
+    // In the evening: nothing is left, and once more is fine.
+    assert_eq!(road.succeed(&["down"]), "e2e is gone");
+    assert_eq!(containers(), [""; 0]);
+    assert_eq!(volumes(), volumes_before);
+    assert!(!Path::new(kubeconfig.trim()).exists());
+    assert_eq!(
+        road.succeed(&["down"]),
+        "nothing to remove: e2e isn't there"
+    );
+}
+
+#[test]
+#[ignore = "takes a real cluster"]
+fn e2e_trouble_is_explained_and_mended() {
+    let road = Road::new();
+    assert_eq!(road.succeed(&["up"]), READY);
+
+    // An image that is neither in the store nor to be had.
+    let image = "docker.io/victoriametrics/victoria-logs:v1.52.1";
+    let victoria = fs::read_to_string(road.project(LOGS)).unwrap();
+    road.edit(LOGS, image, "packages.devenv.test/no-such:1");
+    let ran = road.run(&["sync"]);
+    assert_eq!(ran.status, 1, "{}", ran.stderr);
+    let error = ran.error();
+    assert!(
+        error.starts_with("error: application victorialogs can't become ready: pod victoria-logs-"),
+        "{error}"
+    );
+    assert!(
+        error.contains(": image packages.devenv.test/no-such:1 can't be had: "),
+        "{error}"
+    );
+    assert!(error.contains("\n  event: Failed: "), "{error}");
+    assert!(
+        error.ends_with("\n\nhint: mend bundles/observability/victorialogs, then: devenv sync\n"),
+        "{error}"
+    );
+    let status = road.status();
+    let waits_for = status["applications"][1]["waitsFor"].as_str().unwrap();
+    assert!(
+        waits_for.contains("packages.devenv.test/no-such:1"),
+        "{waits_for}"
+    );
+
+    // A container that ends as soon as it starts.
+    road.write(
+        LOGS,
+        &victoria.replace("-retentionPeriod=7d", "-noSuchFlag"),
+    );
+    let ran = road.run(&["sync"]);
+    assert_eq!(ran.status, 1, "{}", ran.stderr);
+    let error = ran.error();
+    assert!(
+        error.contains(": container victoria-logs ended "),
+        "{error}"
+    );
+    assert!(error.contains(" times, last with exit code 2"), "{error}");
+    assert!(error.contains("\n  log of victoria-logs: "), "{error}");
+
+    // A manifest that the API server refuses.
+    road.write(
+        LOGS,
+        &victoria.replace("containerPort: 9428", "containerPort: 94280"),
+    );
+    let ran = road.run(&["sync"]);
+    assert_eq!(ran.status, 1, "{}", ran.stderr);
+    let error = ran.error();
+    assert!(error.contains("its manifests were refused"), "{error}");
+    assert!(error.contains("94280"), "{error}");
+
+    // One that Argo CD can't render.
+    road.write(LOGS, &victoria);
+    road.edit(
+        "bundles/observability/victorialogs/base/kustomization.yaml",
+        "victoria-logs.yaml",
+        "no-such.yaml",
+    );
+    let ran = road.run(&["sync"]);
+    assert_eq!(ran.status, 1, "{}", ran.stderr);
+    let error = ran.error();
+    assert!(
+        error.contains("Argo CD can't render its manifests: "),
+        "{error}"
+    );
+    assert!(error.contains("no-such.yaml"), "{error}");
+
+    // Mended, it comes back.
+    road.edit(
+        "bundles/observability/victorialogs/base/kustomization.yaml",
+        "no-such.yaml",
+        "victoria-logs.yaml",
+    );
+    assert_eq!(road.succeed(&["sync"]), APPLIED);
+
+    // Retries that were spent on what has been mended since: Argo CD never tries again by itself, `up` does.
+    let greeting =
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: greeting, namespace: later}\n";
+    road.write(
+        "bundles/infrastructure/late/bundle.yaml",
+        "wave: 1\nnamespace: default\nneeds: []\n",
+    );
+    road.write(
+        "bundles/infrastructure/late/base/kustomization.yaml",
+        "resources: [greeting.yaml]\n",
+    );
+    road.write("bundles/infrastructure/late/base/greeting.yaml", greeting);
+    let ran = road.run(&["sync"]);
+    assert_eq!(ran.status, 1, "{}", ran.stderr);
+    assert!(
+        ran.error().contains("namespaces \"later\" not found"),
+        "{}",
+        ran.error()
+    );
+    kubectl(&["create", "namespace", "later"]);
+    assert_eq!(
+        road.succeed(&["up"]),
+        "ready: 3 of 3 applications healthy at <revision>"
+    );
+
+    // Back to the state after `up`.
+    fs::remove_dir_all(road.project("bundles/infrastructure/late")).unwrap();
+    assert_eq!(road.succeed(&["reset"]), READY);
+    assert_eq!(
+        kubectl(&[
+            "get",
+            "namespace",
+            "-o",
+            "name",
+            "--field-selector",
+            "metadata.name=later"
+        ]),
+        ""
+    );
+}
+
+#[test]
+#[ignore = "takes a real cluster"]
+fn e2e_a_killed_up_is_finished_by_the_next() {
+    let road = Road::new();
+
+    // Ctrl-C while kind works: nothing of it goes on, and nothing is lost.
+    let child = road.start(&["up"]);
+    wait_for("kind's node", || (!containers().is_empty()).then_some(()));
+    std::thread::sleep(Duration::from_secs(2));
+    kill(
+        Pid::from_raw(child.id().try_into().unwrap()),
+        Signal::SIGINT,
+    )
+    .unwrap();
+    let ran = ended(child);
+    assert_eq!(ran.status, 130, "{}", ran.stderr);
+    assert_eq!(
+        ran.error(),
+        "error: create the cluster devenv-e2e: interrupted\n\n\
+         hint: what was made is still there: `devenv up` resumes, `devenv down` removes it\n"
+    );
+    assert_eq!(kind_processes(), [""; 0]);
+    assert_eq!(road.status()["cluster"]["state"], "half-made");
+
+    // A half-made cluster is taken down as well.
+    assert_eq!(road.succeed(&["down"]), "e2e is gone");
+    assert_eq!(containers(), [""; 0]);
+
+    // kill -9 in the middle of kind's work, and while Argo CD starts.
+    for (what, seconds) in [("kind's node", 3), ("the kubeconfig", 6)] {
+        let mut child = road.start(&["up"]);
+        match what {
+            "kind's node" => wait_for(what, || (!containers().is_empty()).then_some(())),
+            _ => wait_for(what, || {
+                let found = fs::read_dir(road.folder.path().join("data/devenv/environments"))
+                    .ok()?
+                    .flatten()
+                    .next()?;
+                found.path().join("kubeconfig").exists().then_some(())
+            }),
+        }
+        std::thread::sleep(Duration::from_secs(seconds));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(road.succeed(&["up"]), READY, "killed at {what}");
+        assert_eq!(
+            road.applications(),
+            ["namespaces Synced Healthy", "victorialogs Synced Healthy"]
+        );
+        assert_eq!(road.succeed(&["down"]), "e2e is gone");
+    }
+}
+
+#[test]
+#[ignore = "takes a real Docker"]
+fn e2e_a_cluster_of_somebody_else_is_left_alone() {
+    let road = Road::new();
+    let label = format!("io.x-k8s.kind.cluster={CLUSTER}");
+    let image = "packages.devenv.test/node:1.34.4";
+    // As kind makes them, but without our mark.
+    output(
+        "docker",
+        &[
+            "run",
+            "--detach",
+            "--name",
+            NODE,
+            "--label",
+            &label,
+            "--label",
+            "io.x-k8s.kind.role=control-plane",
+            "--entrypoint",
+            "sleep",
+            image,
+            "600",
+        ],
+    );
+    for command in ["up", "down", "reset", "status"] {
+        let ran = road.run(&[command]);
+        assert_eq!(ran.status, 1, "{}", ran.stderr);
+        assert!(
+            ran.error().starts_with(
+                "error: a kind cluster named devenv-e2e exists that this environment didn't make"
+            ),
+            "{}",
+            ran.error()
+        );
+    }
+    assert_eq!(containers(), [NODE]);
+    output("docker", &["rm", "--force", "--volumes", NODE]);
+}
