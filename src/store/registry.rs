@@ -811,7 +811,7 @@ async fn logins(names: &[ImageReference], step: &Step) -> HashMap<String, Regist
     for registry in registries {
         // A helper is a program that may take its time.
         let (config, asked) = (config.clone(), registry.clone());
-        let found = blocking(move || Ok(login_of(&config, &asked)?)).await;
+        let found = blocking(move || login_of(&config, &asked)).await;
         match found {
             Ok(login) => {
                 logins.insert(registry, login);
