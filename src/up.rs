@@ -158,7 +158,7 @@ async fn make_cluster(
     match action {
         Action::Keep => step.unchanged(format!("{name} runs")),
         Action::Start(nodes) => {
-            step.done(format!("{name} was stopped; started {}", nodes.join(", ")))
+            step.done(format!("{name} was stopped; started {}", nodes.join(", ")));
         }
         Action::Create | Action::Recreate(_) => step.done(format!("{name} created")),
     }

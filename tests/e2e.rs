@@ -96,10 +96,11 @@ impl Road {
             .unwrap()
     }
 
+    #[expect(clippy::print_stderr, reason = "minutes go by, and somebody watches")]
     fn run(&self, args: &[&str]) -> Ran {
         let began = Instant::now();
         let ran = ended(self.start(args));
-        println!(
+        eprintln!(
             "devenv {}: {} after {:.1} s",
             args.join(" "),
             ran.status,

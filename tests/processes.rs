@@ -37,7 +37,7 @@ fn files_tools_and_input_are_there() {
         .run();
     test.args(["exit 3"])
         .stderr(
-            "[time] shell\n[time] shell: stopped ([time])\nerror: `sh -c 'exit 3'` failed (exit status 3)\n\n\
+            "[time] shell\n[time] shell: failed ([time])\nerror: `sh -c 'exit 3'` failed (exit status 3)\n\n\
              hint: run the same command again with -v to see every line of its output\n",
         )
         .status(1)
@@ -61,7 +61,7 @@ fn a_program_that_fails() {
     insta::assert_snapshot!(ran.transcript(), @r"
     --- stderr
     [time] cluster
-    [time] cluster: stopped ([time])
+    [time] cluster: failed ([time])
     error: `kind create cluster` failed (exit status 1)
       | ERROR: no space left on device
 
@@ -77,7 +77,7 @@ fn a_program_that_is_missing() {
     insta::assert_snapshot!(test.env("LOCK", &lock).start().wait().transcript(), @r"
     --- stderr
     [time] cluster
-    [time] cluster: stopped ([time])
+    [time] cluster: failed ([time])
     error: kind is not on PATH
 
     hint: install kind and see that it is on PATH

@@ -32,7 +32,7 @@ fn program(work: impl AsyncFnOnce(&Events, &Stop) -> anyhow::Result<()>) -> ! {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let code = runtime.block_on(async {
         let (stop, _second) = Stop::on_signals().unwrap();
-        let (events, receiver) = Events::channel();
+        let (events, receiver) = Events::channel_until(stop.clone());
         let reporter = tokio::spawn(report::run(receiver, style));
         let result = work(&events, &stop).await;
         drop(events);

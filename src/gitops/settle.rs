@@ -1,6 +1,6 @@
 //! From pushed to proven: watches the Applications until every bundle's is Synced and Healthy at the pushed revision.
 //!
-//! What to do follows from what is seen, by pure functions ([`next_selector`], [`hopeless`]); the loop does it. Besides
+//! What to do follows from what is seen, by pure functions (`next_selector`, `hopeless`); the loop does it. Besides
 //! waiting, it does three things that Argo CD would do only minutes later: it admits bundles as their needs become ready,
 //! asks for another look at what isn't ready ("nudges": a forgotten one costs 180 s), and starts a sync again whose
 //! retries were spent before.
