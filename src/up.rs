@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::cluster::{self, Action};
 use crate::context::Context;
-use crate::docker::{self, Docker};
+use crate::docker::{self, Docker, Node};
 use crate::error::Exit;
 use crate::event::Step;
 use crate::gitops::settle::{Arrived, Goal, settle};
@@ -47,15 +47,9 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
     say_what_is_left_out(context, inputs);
     let docker = docker::connect().await?;
     let nodes = cluster::nodes(&docker, &inputs.environment).await?;
-    let found = cluster::observe(&docker, &inputs.environment, &nodes).await?;
-    let action = cluster::decide(&found);
+    let action = wake(context, &docker, inputs, &nodes).await?;
     let kind = match &action {
-        Action::Keep | Action::Start(_) => {
-            if let Some(difference) = cluster::differs(inputs, &nodes) {
-                return Err(cluster::refuse_different(&inputs.environment, &difference));
-            }
-            None
-        }
+        Action::Keep | Action::Start(_) => None,
         Action::Create => {
             cluster::ports::refuse_taken(&docker, &cluster::ports_to_take(inputs)).await?;
             Some(cluster::find_kind(context)?)
@@ -91,21 +85,13 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
     }
     // Everything from here on runs side by side and waits for just what it needs.
     let (arrived, arrivals) = watch::channel::<Arrived>(Some(BTreeSet::new()));
-    let (cluster_changed, loaded, applied) = tokio::try_join!(
-        make_cluster(
-            context,
-            &docker,
-            inputs,
-            &store,
-            &needed,
-            &action,
-            kind.as_deref()
-        ),
+    let ((), loaded, applied) = tokio::try_join!(
+        make_cluster(context, &docker, inputs, &store, &needed, kind.as_deref()),
         load_images(context, &docker, inputs, &store, &needed, &arrived),
         set_up_gitops(context, &docker, inputs, &store, &needed, arrivals),
     )?;
+    let changed = action != Action::Keep || loaded > 0 || applied.changed;
     let total = inputs.bundles.len();
-    let changed = cluster_changed || loaded > 0 || applied.changed;
     context.events.verdict(match changed {
         true => format!(
             "ready: {total} of {total} applications healthy at {}",
@@ -131,38 +117,54 @@ fn say_what_is_left_out(context: &Context, inputs: &Inputs) {
     }
 }
 
-/// Makes, starts or keeps the cluster; says whether anything was changed.
+/// Looks what is there of the cluster, and starts what is stopped; says what is left to do about it. Only an API server that
+/// answers can tell whether a cluster is whole.
+async fn wake(
+    context: &Context,
+    docker: &Docker,
+    inputs: &Inputs,
+    nodes: &[Node],
+) -> anyhow::Result<Action> {
+    let environment = &inputs.environment;
+    let action = cluster::decide(&cluster::observe(docker, environment, nodes).await?);
+    if matches!(action, Action::Create | Action::Recreate(_)) {
+        return Ok(action);
+    }
+    if let Some(difference) = cluster::differs(inputs, nodes) {
+        return Err(cluster::refuse_different(environment, &difference));
+    }
+    let step = context.events.step("cluster");
+    if let Action::Start(stopped) = &action {
+        cluster::start(docker, stopped, &step).await?;
+    }
+    let client = cluster::api(context, docker, environment, &step).await?;
+    if let Some(reason) = cluster::unfinished(&client, nodes).await? {
+        step.done(format!("{} is half-made", environment.cluster));
+        return Ok(Action::Recreate(reason));
+    }
+    match &action {
+        Action::Start(stopped) => step.done(format!("started {}", stopped.join(", "))),
+        _ => step.unchanged(format!("{} runs", environment.cluster)),
+    }
+    Ok(action)
+}
+
+/// Makes the cluster, where `kind` was looked for because there is none.
 async fn make_cluster(
     context: &Context,
     docker: &Docker,
     inputs: &Inputs,
     store: &Store,
     needed: &Needed,
-    action: &Action,
     kind: Option<&Path>,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<()> {
+    let Some(kind) = kind else { return Ok(()) };
     let step = context.events.step("cluster");
-    if matches!(action, Action::Create | Action::Recreate(_)) {
-        store::load(
-            docker,
-            store,
-            &needed.node,
-            images::sources(docker, inputs),
-            &context.stop,
-            &step,
-        )
-        .await?;
-    }
-    cluster::realise(context, docker, inputs, action, kind, &step).await?;
-    let name = &inputs.environment.cluster;
-    match action {
-        Action::Keep => step.unchanged(format!("{name} runs")),
-        Action::Start(nodes) => {
-            step.done(format!("{name} was stopped; started {}", nodes.join(", ")));
-        }
-        Action::Create | Action::Recreate(_) => step.done(format!("{name} created")),
-    }
-    Ok(*action != Action::Keep)
+    let sources = images::sources(docker, inputs);
+    store::load(docker, store, &needed.node, sources, &context.stop, &step).await?;
+    cluster::create(context, inputs, kind, &step).await?;
+    step.done(format!("{} created", inputs.environment.cluster));
+    Ok(())
 }
 
 /// Brings the images into the nodes; says how many.

@@ -1,5 +1,5 @@
 //! The cluster of an environment: what is there ([`observe`]), what that calls for ([`decide`], pure), and doing it
-//! ([`realise`], [`api`], [`remove`]).
+//! ([`create`], [`start`], [`api`], [`remove`]).
 //!
 //! Nothing about a cluster is remembered between two runs: Docker's containers and the API server are asked anew.
 
@@ -106,13 +106,18 @@ pub async fn observe(
             "it has no control plane that publishes its API server".to_owned(),
         ));
     };
+    if !kubeadm_finished(docker, control_plane).await? {
+        return Ok(Found::HalfMade(
+            "kubeadm was stopped before it finished".to_owned(),
+        ));
+    }
     let Some(client) = client(docker, environment, control_plane, &server).await? else {
         return Ok(Found::HalfMade(
             "kubeadm didn't get as far as writing its kubeconfig".to_owned(),
         ));
     };
     if kube::ready(&client).await.is_err() {
-        // A whole cluster whose API server is just starting, or a half-made one: its own wait will tell.
+        // It is just starting; whoever needs it waits, and asks again whether kind finished.
         return Ok(Found::Running);
     }
     unfinished(&client, nodes)
@@ -120,9 +125,20 @@ pub async fn observe(
         .map(|reason| reason.map_or(Found::Running, Found::HalfMade))
 }
 
+/// Whether kubeadm got as far as the kubelet's own certificate, which is next to its last step.
+async fn kubeadm_finished(docker: &Docker, control_plane: &Node) -> anyhow::Result<bool> {
+    let look = [
+        "grep",
+        "-q",
+        "kubelet-client-current",
+        "/etc/kubernetes/kubelet.conf",
+    ];
+    Ok(docker.exec(&control_plane.name, &look).await?.status == 0)
+}
+
 /// What kind hadn't done yet, or `None` where it had finished: the storage class is the last thing it makes on the
 /// control plane, and every node joins.
-async fn unfinished(client: &Client, nodes: &[Node]) -> anyhow::Result<Option<String>> {
+pub async fn unfinished(client: &Client, nodes: &[Node]) -> anyhow::Result<Option<String>> {
     let classes = kube::list(client, "storage.k8s.io/v1", "StorageClass", None, "").await?;
     if classes.is_empty() {
         return Ok(Some(
@@ -219,33 +235,18 @@ pub fn find_kind(context: &Context) -> anyhow::Result<PathBuf> {
     })
 }
 
-/// Does what [`decide`] decided. Ends when kind has ended, or the nodes have been started.
-pub async fn realise(
-    context: &Context,
-    docker: &Docker,
-    inputs: &Inputs,
-    action: &Action,
-    kind: Option<&Path>,
-    step: &Step,
-) -> anyhow::Result<()> {
-    match action {
-        Action::Keep => Ok(()),
-        Action::Start(nodes) => {
-            for node in nodes {
-                step.waiting(format!("starting {node}"));
-                docker.unpause(node).await?;
-                docker.start(node).await?;
-            }
-            Ok(())
-        }
-        Action::Create | Action::Recreate(_) => {
-            let kind = kind.context("kind was looked for before")?;
-            create(context, inputs, kind, step).await
-        }
+/// Starts nodes that were stopped or paused.
+pub async fn start(docker: &Docker, nodes: &[String], step: &Step) -> anyhow::Result<()> {
+    for node in nodes {
+        step.waiting(format!("starting {node}"));
+        docker.unpause(node).await?;
+        docker.start(node).await?;
     }
+    Ok(())
 }
 
-async fn create(
+/// Makes the cluster; ends when kind has ended.
+pub async fn create(
     context: &Context,
     inputs: &Inputs,
     kind: &Path,
