@@ -2,7 +2,22 @@
 # Debian parts: a root made by debootstrap, and layers on it made by what an installation changed.
 
 readonly debian_release=bookworm
-debian_mirror=${DEVENV_DEBIAN_MIRROR:-http://deb.debian.org/debian}
+debian_mirror=
+
+# Sets debian_mirror: the one named in DEVENV_DEBIAN_MIRROR, else the one that this machine's apt takes Debian from, else
+# debootstrap's own.
+find_debian_mirror() {
+  debian_mirror=${DEVENV_DEBIAN_MIRROR:-}
+  if [ -z "$debian_mirror" ]; then
+    # shellcheck disable=SC2016
+    debian_mirror=$({ apt-get indextargets --format '$(ORIGIN)/$(LABEL) $(REPO_URI)' 'Identifier: Packages' 2>/dev/null || true; } |
+      awk '$1 == "Debian/Debian" && $2 ~ /^https?:/ && !found++ {print $2}')
+  fi
+  if [ -z "$debian_mirror" ]; then
+    debian_mirror=$(sed -n 's/^DEF_MIRROR="\(.*\)"$/\1/p' "$(command -v debootstrap)")
+  fi
+  debian_mirror=${debian_mirror%/}
+}
 
 # Never in a layer: what belongs to the machine that builds, or can be fetched again.
 readonly outside_layers='^\./(dev|proc|sys|tmp|run|var/cache|var/log|var/lib/apt/lists)/|^\./(etc/resolv\.conf|etc/[^/]*-|usr/sbin/policy-rc\.d|var/lib/dpkg/[^/]*-old)$|__pycache__'
