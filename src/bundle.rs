@@ -72,6 +72,20 @@ impl Project {
     /// All projects, in the order of the bootstrap.
     pub const ALL: [Self; 3] = [Self::Infrastructure, Self::Iam, Self::Observability];
 
+    /// The namespaces its bundles may use: a pattern as Argo CD reads it, `*` at its end or alone.
+    pub fn namespaces(self) -> &'static str {
+        match self {
+            Self::Infrastructure => "*",
+            Self::Iam => "iam-*",
+            Self::Observability => "observability-*",
+        }
+    }
+
+    /// Whether its bundles may use this namespace.
+    pub fn allows(self, namespace: &str) -> bool {
+        namespace.starts_with(self.namespaces().trim_end_matches('*'))
+    }
+
     /// The name of its folder, and of its AppProject.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -186,7 +200,7 @@ fn read(root: &Path, mistakes: &mut Vec<Mistake>) -> Vec<Draft> {
         };
         for (name, folder) in folders_in(&project_folder) {
             drafts.push(Draft {
-                content: read_one(&name, &folder, mistakes),
+                content: read_one(project, &name, &folder, mistakes),
                 name,
                 project,
                 folder,
@@ -209,7 +223,12 @@ fn read(root: &Path, mistakes: &mut Vec<Mistake>) -> Vec<Draft> {
     drafts
 }
 
-fn read_one(name: &str, folder: &Path, mistakes: &mut Vec<Mistake>) -> Option<Content> {
+fn read_one(
+    project: Project,
+    name: &str,
+    folder: &Path,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Content> {
     if !is_dns_label(name) {
         mistakes.push(of_folder(
             folder.to_owned(),
@@ -230,10 +249,15 @@ fn read_one(name: &str, folder: &Path, mistakes: &mut Vec<Mistake>) -> Option<Co
     }
     let source = keep(Source::read(&file), mistakes)?;
     let written = keep(source.parse::<Written>(), mistakes)?;
-    check(source, written, mistakes)
+    check(project, source, written, mistakes)
 }
 
-fn check(source: Source, written: Written, mistakes: &mut Vec<Mistake>) -> Option<Content> {
+fn check(
+    project: Project,
+    source: Source,
+    written: Written,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Content> {
     let before = mistakes.len();
     let wave = u8::try_from(written.wave)
         .ok()
@@ -253,6 +277,19 @@ fn check(source: Source, written: Written, mistakes: &mut Vec<Mistake>) -> Optio
                 written.namespace
             ),
             None,
+        ));
+    } else if !project.allows(&written.namespace) {
+        mistakes.push(source.mistake(
+            &[Key("namespace")],
+            format!(
+                "bundles of the project {project} can't use the namespace `{}`, only `{}`",
+                written.namespace,
+                project.namespaces()
+            ),
+            Some(format!(
+                "use another namespace, or move the bundle to {FOLDER}/{}/",
+                Project::Infrastructure
+            )),
         ));
     }
     let images = written

@@ -141,9 +141,13 @@ mod tests {
         bundle(
             &folder,
             "iam/keycloak",
-            "wave: 4\nnamespace: iam\nneeds: [gateway]\n",
+            "wave: 4\nnamespace: iam-system\nneeds: [gateway]\n",
         );
-        bundle(&folder, "observability/logs", "wave: 4\nnamespace: logs\n");
+        bundle(
+            &folder,
+            "observability/logs",
+            "wave: 4\nnamespace: observability-system\n",
+        );
         folder
     }
 
@@ -460,7 +464,7 @@ mod tests {
         bundle(
             &folder,
             "iam/keycloak",
-            "wave: 4\nnamespace: iam\nneeds: [gatewya, gateway]\n",
+            "wave: 4\nnamespace: iam-system\nneeds: [gatewya, gateway]\n",
         );
         bundle(&folder, "observability/logs", "");
         assert_snapshot!(told(&folder), @r"
@@ -503,22 +507,22 @@ mod tests {
         bundle(
             &folder,
             "iam/keycloak",
-            "wave: 4\nwave: 3\nnamespace: iam\n",
+            "wave: 4\nwave: 3\nnamespace: iam-system\n",
         );
         bundle(
             &folder,
             "observability/logs",
-            "wave: four\nnamespace: logs\n",
+            "wave: four\nnamespace: observability-system\n",
         );
         bundle(
             &folder,
             "observability/traces",
-            "wave: 4\nnamespace: logs\nneeds: gateway\n",
+            "wave: 4\nnamespace: observability-system\nneeds: gateway\n",
         );
         bundle(
             &folder,
             "observability/metrics",
-            "wave: 4\nnamespace: logs\nupstream:\n  - path: ../charts\n    address: http://example.org/a.tgz\n    version: \"\"\n    sha256: abc\n  - path: base/charts\n    address: https://example.org/a.tgz\n    version: 1.30\n",
+            "wave: 4\nnamespace: observability-system\nupstream:\n  - path: ../charts\n    address: http://example.org/a.tgz\n    version: \"\"\n    sha256: abc\n  - path: base/charts\n    address: https://example.org/a.tgz\n    version: 1.30\n",
         );
         assert_snapshot!(told(&folder), @r#"
         bundles/iam/keycloak/bundle.yaml:2:1: `wave` is given twice
@@ -583,8 +587,12 @@ mod tests {
         write(&folder, "bundles/environment/kustomization.yaml", "");
         write(&folder, "bundles/README.md", "");
         write(&folder, "bundles/.cache/x/y", "");
-        bundle(&folder, "observabilty/traces", "wave: 4\nnamespace: logs\n");
-        bundle(&folder, "iam/Login_1", "wave: 4\nnamespace: iam\n");
+        bundle(
+            &folder,
+            "observabilty/traces",
+            "wave: 4\nnamespace: observability-system\n",
+        );
+        bundle(&folder, "iam/Login_1", "wave: 4\nnamespace: iam-system\n");
         assert_snapshot!(told(&folder), @r"
         bundles/iam/Login_1: `Login_1` can't name a bundle, expected at most 63 of a-z, 0-9 and `-`, and no `-` at either end
         hint: rename the folder
@@ -598,12 +606,25 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_that_the_project_may_not_use() {
+        let folder = project();
+        bundle(&folder, "iam/users", "wave: 4\nnamespace: default\n");
+        assert_snapshot!(told(&folder), @r"
+        bundles/iam/users/bundle.yaml:2:12: bundles of the project iam can't use the namespace `default`, only `iam-*`
+          |
+        2 | namespace: default
+          |            ^
+        hint: use another namespace, or move the bundle to bundles/infrastructure/
+        ");
+    }
+
+    #[test]
     fn two_bundles_of_one_name() {
         let folder = project();
         bundle(
             &folder,
             "observability/gateway",
-            "wave: 4\nnamespace: logs\n",
+            "wave: 4\nnamespace: observability-system\n",
         );
         assert_snapshot!(told(&folder), @r"
         bundles/observability/gateway: the project infrastructure has a bundle `gateway` too
@@ -658,17 +679,17 @@ mod tests {
         bundle(
             &folder,
             "iam/keycloak",
-            "wave: 4\nnamespace: iam\nneeds: [gateway, logs]\n",
+            "wave: 4\nnamespace: iam-system\nneeds: [gateway, logs]\n",
         );
         bundle(
             &folder,
             "iam/users",
-            "wave: 4\nnamespace: iam\nneeds: [keycloak]\n",
+            "wave: 4\nnamespace: iam-system\nneeds: [keycloak]\n",
         );
         bundle(
             &folder,
             "observability/logs",
-            "wave: 4\nnamespace: logs\nneeds:\n  - users\n",
+            "wave: 4\nnamespace: observability-system\nneeds:\n  - users\n",
         );
         assert_snapshot!(told(&folder), @r"
         bundles/iam/users/bundle.yaml:3:9: needs make a circle: keycloak -> logs -> users -> keycloak
@@ -714,7 +735,7 @@ mod tests {
         write(
             &folder,
             "bundles/iam/users/bundle.yaml",
-            "wave: 4\nnamespace: iam\n",
+            "wave: 4\nnamespace: iam-system\n",
         );
         write(
             &folder,

@@ -154,10 +154,12 @@ fn tune(workload: &mut Value, image_names: &BTreeMap<String, String>) {
 
 /// An AppProject: what its bundles may touch.
 fn project(project: Project) -> Value {
-    let (namespaces, cluster_kinds) = match project {
-        Project::Infrastructure => ("*", json!([{"group": "*", "kind": "*"}])),
-        Project::Iam => ("iam-system", CLUSTER_ROLES()),
-        Project::Observability => ("observability-system", CLUSTER_ROLES()),
+    let cluster_kinds = match project {
+        Project::Infrastructure => json!([{"group": "*", "kind": "*"}]),
+        Project::Iam | Project::Observability => json!([
+            {"group": "rbac.authorization.k8s.io", "kind": "ClusterRole"},
+            {"group": "rbac.authorization.k8s.io", "kind": "ClusterRoleBinding"},
+        ]),
     };
     json!({
         "apiVersion": "argoproj.io/v1alpha1",
@@ -165,19 +167,11 @@ fn project(project: Project) -> Value {
         "metadata": {"name": project.to_string(), "namespace": NAMESPACE},
         "spec": {
             "sourceRepos": [super::source::ADDRESS],
-            "destinations": [{"server": "https://kubernetes.default.svc", "namespace": namespaces}],
+            "destinations": [{"server": "https://kubernetes.default.svc", "namespace": project.namespaces()}],
             "clusterResourceWhitelist": cluster_kinds,
         },
     })
 }
-
-/// The kinds outside any namespace that an application's bundle may bring.
-const CLUSTER_ROLES: fn() -> Value = || {
-    json!([
-        {"group": "rbac.authorization.k8s.io", "kind": "ClusterRole"},
-        {"group": "rbac.authorization.k8s.io", "kind": "ClusterRoleBinding"},
-    ])
-};
 
 /// The secrets that Argo CD would generate itself, later than it needs them.
 fn secrets() -> anyhow::Result<[Value; 2]> {

@@ -35,6 +35,9 @@ const IMAGE_MISSING: Duration = Duration::from_secs(8);
 /// How long a rendering must have failed: the repo-server may only just have started.
 const NOT_RENDERED: Duration = Duration::from_secs(12);
 
+/// How long the ApplicationSet must have complained of one thing: at its start it complains of a git that isn't up yet.
+const NOT_MADE: Duration = Duration::from_secs(60);
+
 /// Where to.
 #[derive(Debug, Clone)]
 pub struct Goal {
@@ -74,6 +77,7 @@ struct Since {
 enum Seen {
     Container(Trouble),
     NotRendered(String),
+    NotMade(String),
 }
 
 /// Waits until everything is ready; says how many Applications had to be waited for.
@@ -291,7 +295,8 @@ async fn nudge(
     };
     let present: BTreeSet<&String> = state.apps.keys().collect();
     // The key can't be a bundle's name.
-    if admitted != present && due("/", nudged) {
+    let stale = state.apps.values().any(|app| app.revision != goal.revision);
+    if (admitted != present || stale) && due("/", nudged) {
         let set = object("ApplicationSet", waves::NAME);
         annotate(
             client,
@@ -361,8 +366,18 @@ async fn look_for_trouble(client: &Client, state: &mut State, goal: &Goal) {
         .bundles
         .iter()
         .filter(|bundle| state.steps.contains_key(&bundle.name));
+    let mut complaint: Option<Option<String>> = None;
     for bundle in waiting {
         let Some(app) = state.apps.get(&bundle.name) else {
+            if complaint.is_none() {
+                complaint = Some(application_set_complaint(client).await);
+            }
+            if let (Some(Some(message)), Some(step)) = (&complaint, state.steps.get(&bundle.name)) {
+                step.waiting(format!(
+                    "the ApplicationSet can't make its Application: {message}"
+                ));
+                seen.insert(bundle.name.clone(), Seen::NotMade(message.clone()));
+            }
             continue;
         };
         if app.message.contains("generate manifest")
@@ -398,6 +413,26 @@ async fn look_for_trouble(client: &Client, state: &mut State, goal: &Goal) {
             (name, Since { trouble, since })
         })
         .collect();
+}
+
+/// What keeps the ApplicationSet from making Applications, if it says so.
+async fn application_set_complaint(client: &Client) -> Option<String> {
+    let set = get(
+        client,
+        "argoproj.io/v1alpha1",
+        "ApplicationSet",
+        NAMESPACE,
+        waves::NAME,
+    )
+    .await
+    .ok()??;
+    let conditions = set
+        .pointer("/status/conditions")
+        .and_then(Value::as_array)?;
+    let error = conditions.iter().find(|condition| {
+        text(condition, "/type") == "ErrorOccurred" && text(condition, "/status") == "True"
+    })?;
+    Some(waves::one_line(text(error, "/message")))
 }
 
 /// Whether two looks saw one trouble: the same container with the same cause, however often it has restarted since.
@@ -447,6 +482,9 @@ fn hopeless(state: &State, all_images_here: bool, now: Instant) -> Option<(Strin
         .find_map(|(name, Since { trouble, since })| {
             let lasted = now.duration_since(*since);
             let reason = match trouble {
+                Seen::NotMade(message) if lasted >= NOT_MADE => {
+                    format!("the ApplicationSet can't make it: {message}")
+                }
                 Seen::NotRendered(message) if lasted >= NOT_RENDERED => {
                     format!(
                         "Argo CD can't render its manifests: {}",
