@@ -10,8 +10,8 @@ use crate::cluster::kind;
 use crate::context::Context;
 use crate::docker::{Docker, Node, State};
 use crate::event::Step;
-use crate::gitops::argocd;
 use crate::gitops::settle::Arrived;
+use crate::gitops::{argocd, upstream};
 use crate::inputs::Inputs;
 use crate::store::reference::ImageReference;
 use crate::store::{self, Name, Origin, Sources, Store, Wanted, import};
@@ -26,6 +26,8 @@ pub struct Needed {
     pub groups: Vec<Vec<Wanted>>,
     /// Argo CD's manifest.
     pub manifest: Wanted,
+    /// The charts and manifests that bundles take from upstream.
+    pub upstream: Vec<Wanted>,
 }
 
 impl Needed {
@@ -69,19 +71,26 @@ impl Needed {
             digest,
             ..wanted(Name::File(argocd::MANIFEST.to_owned()))
         };
+        let upstream = inputs
+            .bundles
+            .iter()
+            .flat_map(|bundle| upstream::wanted(bundle, origin))
+            .collect();
         Ok(Self {
             node,
             groups,
             manifest,
+            upstream,
         })
     }
 
     /// All of it.
     pub fn all(&self) -> Vec<Wanted> {
+        let files = [&self.manifest].into_iter().chain(&self.upstream);
         [&self.node]
             .into_iter()
             .chain(self.groups.iter().flatten())
-            .chain([&self.manifest])
+            .chain(files)
             .cloned()
             .collect()
     }

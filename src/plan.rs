@@ -156,7 +156,7 @@ async fn gitops_lines(
     let quiet = crate::event::Events::channel().0.step("plan");
     let revision = git::commit(
         &scratch.path().join("plan.git"),
-        &tree::tree(inputs)?,
+        &tree::tree(inputs, store)?,
         &quiet,
         &context.stop,
     )

@@ -37,10 +37,11 @@ pub async fn sync(context: &Context, prune: bool) -> anyhow::Result<Exit> {
     };
 
     let step = context.events.step("push");
+    let store = Store::open(&context.paths.store())?;
     let live = applications(&client).await?;
     refuse_to_remove_many(&inputs, live.keys().collect(), prune)?;
-    let arrived = new_images(context, &docker, &inputs, &step).await?;
-    let revision = up::push(context, &inputs, &client, &step).await?;
+    let arrived = new_images(context, &docker, &store, &inputs, &step).await?;
+    let revision = up::push(context, &inputs, &store, &client, &step).await?;
     step.done(short(&revision));
 
     let step = context.events.step("applications");
@@ -90,13 +91,13 @@ fn refuse_to_remove_many(
 async fn new_images(
     context: &Context,
     docker: &Docker,
+    store: &Store,
     inputs: &Inputs,
     step: &Step,
 ) -> anyhow::Result<watch::Receiver<Arrived>> {
     let needed = Needed::by(inputs)?;
-    let store = Store::open(&context.paths.store())?;
     store::fill(
-        &store,
+        store,
         &needed.all(),
         images::sources(docker, inputs),
         &context.stop,
@@ -104,6 +105,6 @@ async fn new_images(
     )
     .await?;
     let (arrived, arrivals) = watch::channel(Some(BTreeSet::new()));
-    images::load(context, docker, &store, inputs, &needed, &arrived, step).await?;
+    images::load(context, docker, store, inputs, &needed, &arrived, step).await?;
     Ok(arrivals)
 }

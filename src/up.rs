@@ -206,7 +206,7 @@ async fn set_up_gitops(
     let mut changed = argocd::install_definitions(&client, &definitions).await?;
     wait_for_images(context, &step, &mut arrivals, needed).await?;
     changed.extend(argocd::install(&client, &rest).await?);
-    let revision = push(context, inputs, &client, &step).await?;
+    let revision = push(context, inputs, store, &client, &step).await?;
     match changed.len() {
         0 => step.unchanged(format!("{} is installed", argocd::VERSION)),
         count => step.done(format!(
@@ -286,11 +286,18 @@ async fn wait_for_images(
 pub async fn push(
     context: &Context,
     inputs: &Inputs,
+    store: &Store,
     client: &Client,
     step: &Step,
 ) -> anyhow::Result<String> {
     let repository = context.paths.git(&inputs.environment.id);
-    let revision = git::commit(&repository, &tree::tree(inputs)?, step, &context.stop).await?;
+    let revision = git::commit(
+        &repository,
+        &tree::tree(inputs, store)?,
+        step,
+        &context.stop,
+    )
+    .await?;
     let wait = Wait {
         what: "the cluster's git".to_owned(),
         within: context.timeout,

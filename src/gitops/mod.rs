@@ -10,4 +10,5 @@ pub mod git;
 pub mod settle;
 pub mod source;
 pub mod tree;
+pub mod upstream;
 pub mod waves;

@@ -6,7 +6,7 @@
 //! retries were spent before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use futures::{StreamExt as _, pin_mut};
@@ -297,27 +297,21 @@ async fn nudge(
     // The key can't be a bundle's name.
     let stale = state.apps.values().any(|app| app.revision != goal.revision);
     if (admitted != present || stale) && due("/", nudged) {
-        let set = object("ApplicationSet", waves::NAME);
-        annotate(
-            client,
-            &set,
-            "argocd.argoproj.io/application-set-refresh",
-            "true",
-        )
-        .await?;
+        // The controller takes the annotation away only when it succeeds, and looks again only when some annotation changes:
+        // without the time beside it, a nudge after a failure would be none.
+        let patch = json!({"metadata": {"annotations": {
+            "argocd.argoproj.io/application-set-refresh": "true",
+            "devenv.test/nudged-at": humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+        }}});
+        annotate(client, &object("ApplicationSet", waves::NAME), &patch).await?;
         nudged.insert("/".to_owned(), Instant::now());
     }
     for (name, app) in &state.apps {
         if app.is_ready(&goal.revision) || app.leaving || !due(name, nudged) {
             continue;
         }
-        annotate(
-            client,
-            &object("Application", name),
-            "argocd.argoproj.io/refresh",
-            "normal",
-        )
-        .await?;
+        let patch = json!({"metadata": {"annotations": {"argocd.argoproj.io/refresh": "normal"}}});
+        annotate(client, &object("Application", name), &patch).await?;
         nudged.insert(name.clone(), Instant::now());
     }
     Ok(())
@@ -327,10 +321,9 @@ fn object(kind: &str, name: &str) -> Value {
     json!({"apiVersion": "argoproj.io/v1alpha1", "kind": kind, "metadata": {"name": name, "namespace": NAMESPACE}})
 }
 
-/// Sets an annotation; an object that has just gone needs none.
-async fn annotate(client: &Client, object: &Value, key: &str, value: &str) -> anyhow::Result<()> {
-    let patch = json!({"metadata": {"annotations": {key: value}}});
-    match merge(client, object, &patch).await {
+/// Sets annotations; an object that has just gone needs none.
+async fn annotate(client: &Client, object: &Value, patch: &Value) -> anyhow::Result<()> {
+    match merge(client, object, patch).await {
         Err(error) if is_not_found(&error) => Ok(()),
         done => done,
     }

@@ -1,12 +1,15 @@
-//! The tree that Argo CD sees: `bundles/` of the working tree, with the environment's own values written into the
-//! component `bundles/environment`, and an overlay of the environment's name in every bundle.
+//! The tree that Argo CD sees, which is complete: `bundles/` of the working tree, with what the bundles take from upstream
+//! in its places, the environment's own values written into the component `bundles/environment`, and an overlay of the
+//! environment's name in every bundle.
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::git::{Mode, TreeFile, read_folder};
+use super::upstream;
 use crate::environment::Environment;
 use crate::inputs::Inputs;
+use crate::store::Store;
 use crate::yaml;
 
 /// The folder of the environment's component, and its files.
@@ -14,7 +17,7 @@ const COMPONENT: &str = "bundles/environment/kustomization.yaml";
 const VALUES: &str = "bundles/environment/environment.yaml";
 
 /// Everything to commit.
-pub fn tree(inputs: &Inputs) -> anyhow::Result<Vec<TreeFile>> {
+pub fn tree(inputs: &Inputs, store: &Store) -> anyhow::Result<Vec<TreeFile>> {
     let mut files = read_folder(&inputs.environment.root.join("bundles"), "bundles")?;
     for file in &mut files {
         match file.path.as_str() {
@@ -24,6 +27,9 @@ pub fn tree(inputs: &Inputs) -> anyhow::Result<Vec<TreeFile>> {
         }
     }
     files.extend(pass_through_overlays(inputs));
+    let placed = upstream::files(store, &inputs.bundles, inputs.environment.images.into())?;
+    files.retain(|file| !placed.iter().any(|placed| placed.path == file.path));
+    files.extend(placed);
     files.sort();
     Ok(files)
 }
