@@ -71,11 +71,7 @@ impl Needed {
             digest,
             ..wanted(Name::File(argocd::MANIFEST.to_owned()))
         };
-        let upstream = inputs
-            .bundles
-            .iter()
-            .flat_map(|bundle| upstream::wanted(bundle, origin))
-            .collect();
+        let upstream = upstream::wanted(inputs);
         Ok(Self {
             node,
             groups,

@@ -468,7 +468,7 @@ mod tests {
         );
         bundle(&folder, "observability/logs", "");
         assert_snapshot!(told(&folder), @r"
-        cluster-configs/dev.yaml:3:1: unknown key `imges`, expected one of `provider`, `config`, `images`, `node-image`, `overlays`, `domain`, `exclude`, `image-names`
+        cluster-configs/dev.yaml:3:1: unknown key `imges`, expected one of `provider`, `config`, `images`, `node-image`, `overlays`, `domain`, `exclude`, `image-names`, `addresses`
           |
         3 | imges: registry
           | ^

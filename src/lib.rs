@@ -39,6 +39,7 @@ pub mod images;
 pub mod inputs;
 pub mod kube;
 pub mod lock;
+pub mod need;
 pub mod paths;
 pub mod plan;
 pub mod report;

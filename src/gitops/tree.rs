@@ -27,7 +27,7 @@ pub fn tree(inputs: &Inputs, store: &Store) -> anyhow::Result<Vec<TreeFile>> {
         }
     }
     files.extend(pass_through_overlays(inputs));
-    let placed = upstream::files(store, &inputs.bundles, inputs.environment.images.into())?;
+    let placed = upstream::files(store, inputs)?;
     files.retain(|file| !placed.iter().any(|placed| placed.path == file.path));
     files.extend(placed);
     files.sort();
