@@ -43,6 +43,8 @@ pub struct Bundle {
     pub images: Vec<ImageReference>,
     /// What is fetched to complete it.
     pub upstream: Vec<Upstream>,
+    /// The secrets that devenv makes for it, once.
+    pub secrets: Vec<GeneratedSecret>,
     overlay: String,
 }
 
@@ -64,6 +66,7 @@ impl Bundle {
             needs,
             images: Vec::new(),
             upstream: Vec::new(),
+            secrets: Vec::new(),
             overlay: "base".to_owned(),
         }
     }
@@ -119,6 +122,22 @@ impl fmt::Display for Project {
     }
 }
 
+/// A secret in a bundle's namespace whose values nobody writes down: made once, kept, and never in git.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct GeneratedSecret {
+    /// Its name.
+    pub name: String,
+    /// Keys whose values are no secret, such as the user's name.
+    #[serde(default)]
+    pub values: BTreeMap<String, String>,
+    /// Keys whose values are generated.
+    pub generate: Vec<String>,
+    /// The overlay that needs it; without it, every overlay does.
+    #[serde(default)]
+    pub overlay: Option<String>,
+}
+
 /// A chart or manifest that isn't in the repository, and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
@@ -169,6 +188,7 @@ struct Content {
     needs: Option<Vec<Need>>,
     images: Vec<ImageReference>,
     upstream: Vec<Upstream>,
+    secrets: Vec<GeneratedSecret>,
 }
 
 /// The keys of bundle.yaml, as they are written.
@@ -182,6 +202,8 @@ struct Written {
     images: Vec<String>,
     #[serde(default)]
     upstream: Vec<WrittenUpstream>,
+    #[serde(default)]
+    secrets: Vec<GeneratedSecret>,
 }
 
 #[derive(Deserialize)]
@@ -329,6 +351,7 @@ fn check(
         needs: written.needs,
         images,
         upstream,
+        secrets: written.secrets,
     })
 }
 
@@ -594,6 +617,18 @@ fn finish(environment: &Environment, drafts: &[Draft], mistakes: &mut Vec<Mistak
             needs,
             images: content.images.clone(),
             upstream: content.upstream.clone(),
+            secrets: content
+                .secrets
+                .iter()
+                .filter(|secret| {
+                    let needs = secret
+                        .overlay
+                        .as_ref()
+                        .map(|name| format!("overlays/{name}"));
+                    needs.is_none_or(|needs| needs == overlay)
+                })
+                .cloned()
+                .collect(),
             overlay,
         });
     }

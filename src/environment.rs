@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::bundle::{self, Upstream};
+use crate::bundle;
 use crate::error::{Failure, Mistake};
 use crate::store::reference::{Digest, ImageReference, InvalidReference};
 use crate::suggest::did_you_mean;
@@ -59,15 +59,6 @@ impl Environment {
     /// The reference that stands for this upstream image here; itself if nothing does.
     pub fn image<'a>(&'a self, upstream: &'a ImageReference) -> &'a ImageReference {
         self.image_names.get(upstream).unwrap_or(upstream)
-    }
-
-    /// What to fetch for a chart or manifest here: the address, and the digest that it must have. Another file stands for
-    /// upstream's under another address, and so with another digest.
-    pub fn fetched<'a>(&'a self, upstream: &'a Upstream) -> (&'a str, Option<&'a Digest>) {
-        match self.addresses.get(&upstream.address) {
-            Some(address) => (address, None),
-            None => (&upstream.address, upstream.sha256.as_ref()),
-        }
     }
 }
 

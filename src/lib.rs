@@ -41,6 +41,7 @@ pub mod kube;
 pub mod lock;
 pub mod need;
 pub mod paths;
+pub mod pins;
 pub mod plan;
 pub mod report;
 pub mod reset;

@@ -4,6 +4,7 @@
 //! then make the cluster, and load images and set up Argo CD as soon as each can begin. Everything is safe to run again.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::docker::{self, Docker, Node};
 use crate::error::Exit;
 use crate::event::Step;
 use crate::gitops::settle::{Arrived, Goal, settle};
-use crate::gitops::{argocd, explain, git, source, tree};
+use crate::gitops::{argocd, explain, git, provide, source, tree};
 use crate::images::{self, Needed};
 use crate::inputs::{self, Inputs};
 use crate::kube::{get, list};
@@ -60,14 +61,7 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
     let needed = Needed::by(inputs)?;
     let store = Store::open(&context.paths.store())?;
     let step = context.events.step("store");
-    let filled = store::fill(
-        &store,
-        &needed.all(),
-        images::sources(&docker, inputs),
-        &context.stop,
-        &step,
-    )
-    .await?;
+    let filled = images::fill(context, &docker, &store, inputs, &needed, &step).await?;
     match filled.fetched.len() {
         0 => step.unchanged(format!("all {} entries are there", filled.found)),
         count => step.done(format!(
@@ -204,7 +198,12 @@ async fn set_up_gitops(
     let client = cluster::api(context, docker, &inputs.environment, &step).await?;
     let (definitions, rest) = manifests(inputs, store, needed)?;
     let mut changed = argocd::install_definitions(&client, &definitions).await?;
-    wait_for_images(context, &step, &mut arrivals, needed).await?;
+    let theirs = tree::definitions(inputs, store)?;
+    let ((), made) = tokio::try_join!(
+        wait_for_images(context, &step, &mut arrivals, needed),
+        provide::apply_definitions(&client, &theirs),
+    )?;
+    changed.extend(made);
     changed.extend(argocd::install(&client, &rest).await?);
     let revision = push(context, inputs, store, &client, &step).await?;
     match changed.len() {
@@ -217,10 +216,16 @@ async fn set_up_gitops(
 
     let step = context.events.step("applications");
     let goal = goal(inputs, &revision);
-    let (waited, ()) = tokio::try_join!(
-        settle(context, &client, &goal, arrivals, &step),
-        wait_for_workloads(context, &client, &step),
-    )?;
+    let address = node_address(docker, inputs).await?;
+    let all_ready = async {
+        let settled = settle(context, &client, &goal, arrivals, &step);
+        let (waited, ()) = tokio::try_join!(settled, wait_for_workloads(context, &client, &step))?;
+        anyhow::Ok(waited)
+    };
+    let waited = tokio::select! {
+        waited = all_ready => waited?,
+        Err(error) = provide::provide(context, &client, &goal.bundles, address) => return Err(error),
+    };
     match waited {
         0 => step.unchanged(format!("{} healthy", goal.bundles.len())),
         _ => step.done(format!("{} healthy", goal.bundles.len())),
@@ -229,6 +234,12 @@ async fn set_up_gitops(
         changed: !changed.is_empty() || waited > 0,
         revision,
     })
+}
+
+/// The address at which the node's ports answer inside Docker's network, and on Linux from this machine too.
+pub async fn node_address(docker: &Docker, inputs: &Inputs) -> anyhow::Result<Option<Ipv4Addr>> {
+    let nodes = docker.nodes(&inputs.environment.cluster).await?;
+    Ok(cluster::kind::workers_and_control_planes(&nodes).find_map(|node| node.address))
 }
 
 /// Argo CD's objects and the git source's, under the image names of the environment: definitions, and the rest.

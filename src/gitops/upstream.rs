@@ -18,7 +18,7 @@ pub fn wanted(inputs: &Inputs) -> Vec<Wanted> {
     let entries = inputs.bundles.iter().flat_map(|bundle| &bundle.upstream);
     entries
         .map(|upstream| {
-            let (address, digest) = inputs.environment.fetched(upstream);
+            let (address, digest) = inputs.fetched(upstream);
             Wanted {
                 name: Name::File(address.to_owned()),
                 origin: inputs.environment.images.into(),
@@ -33,7 +33,7 @@ pub fn files(store: &Store, inputs: &Inputs) -> anyhow::Result<Vec<TreeFile>> {
     let mut files = Vec::new();
     for bundle in &inputs.bundles {
         for upstream in &bundle.upstream {
-            let (address, _) = inputs.environment.fetched(upstream);
+            let (address, _) = inputs.fetched(upstream);
             let place = format!(
                 "bundles/{}/{}/{}",
                 bundle.project,

@@ -10,7 +10,7 @@ pub mod packages;
 pub mod reference;
 pub mod registry;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::fmt;
 use std::path::Path;
