@@ -12,9 +12,11 @@ build_postgresql() {
   echo 'create_main_cluster = false' >"$root/etc/postgresql-common/createcluster.conf"
   # The two of systemd that are named keep systemd itself out.
   install_packages "$root" postgresql-18 systemd-standalone-tmpfiles systemd-standalone-sysusers
-  # Debian's commands around PostgreSQL, and what they are written in: here the operator does what they do.
-  mapfile -t unused < <(in_root "$root" sh -c "dpkg-query -W -f '\${Package}\n' locales libc-l10n perl 'perl-modules-*' 'libperl5*' 'lib*-perl'")
+  # Debian's commands around PostgreSQL, what they are written in, and a private key made just now: here the operator does
+  # what they do, with keys of its own.
+  mapfile -t unused < <(in_root "$root" sh -c "dpkg-query -W -f '\${Package}\n' locales libc-l10n ssl-cert perl 'perl-modules-*' 'libperl5*' 'lib*-perl'")
   in_root "$root" dpkg --purge --force-depends "${unused[@]}"
+  rm -f "$root"/etc/ssl/{certs/ssl-cert-snakeoil.pem,private/ssl-cert-snakeoil.key}
   # shellcheck disable=SC2016
   version=$(in_root "$root" dpkg-query -W -f '${Version}' postgresql-18)
   in_root "$root" groupdel tape # has 26
