@@ -88,12 +88,14 @@ const CONFIGURATION: [(&str, &str); 1] = [
 ];
 
 /// `argocd-cmd-params-cm`.
-const PARAMETERS: [(&str, &str); 4] = [
+const PARAMETERS: [(&str, &str); 5] = [
     // TLS ends at the gateway.
     ("server.insecure", "true"),
     // Upstream sleeps 2 s between the waves inside one Application.
     ("controller.sync.wave.delay.seconds", "0"),
+    // Healing itself waits longer each time, up to five minutes.
     ("controller.self.heal.timeout.seconds", "2"),
+    ("controller.self.heal.backoff.cap.seconds", "10"),
     // `bundles/*/*/bundle.yaml` means just that depth.
     (
         "applicationsetcontroller.enable.new.git.file.globbing",
