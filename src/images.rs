@@ -67,10 +67,15 @@ impl Needed {
         }
         groups.retain(|group| !group.is_empty());
         let node = wanted(Name::Image(inputs.environment.node_image.clone()));
-        let digest = Some(format!("sha256:{}", argocd::MANIFEST_SHA256).parse()?);
-        let manifest = Wanted {
-            digest,
-            ..wanted(Name::File(argocd::MANIFEST.to_owned()))
+        let manifest = match inputs.environment.addresses.get(argocd::MANIFEST) {
+            Some(address) => Wanted {
+                digest: inputs.pins.get(address).cloned(),
+                ..wanted(Name::File(address.clone()))
+            },
+            None => Wanted {
+                digest: Some(format!("sha256:{}", argocd::MANIFEST_SHA256).parse()?),
+                ..wanted(Name::File(argocd::MANIFEST.to_owned()))
+            },
         };
         let upstream = upstream::wanted(inputs);
         Ok(Self {

@@ -6,9 +6,12 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::FutureExt as _;
+use futures::future::FusedFuture as _;
 use kube::Client;
 use tokio::sync::watch;
 
@@ -52,7 +55,12 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
     let kind = match &action {
         Action::Keep | Action::Start(_) => None,
         Action::Create => {
-            cluster::ports::refuse_taken(&docker, &cluster::ports_to_take(inputs)).await?;
+            cluster::ports::refuse_taken(
+                &docker,
+                &cluster::ports_to_take(inputs),
+                &inputs.environment.config,
+            )
+            .await?;
             Some(cluster::find_kind(context)?)
         }
         Action::Recreate(_) => Some(cluster::find_kind(context)?),
@@ -60,15 +68,7 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
 
     let needed = Needed::by(inputs)?;
     let store = Store::open(&context.paths.store())?;
-    let step = context.events.step("store");
-    let filled = images::fill(context, &docker, &store, inputs, &needed, &step).await?;
-    match filled.fetched.len() {
-        0 => step.unchanged(format!("all {} entries are there", filled.found)),
-        count => step.done(format!(
-            "{count} entries fetched, {} were there",
-            filled.found
-        )),
-    }
+    fill_store(context, &docker, inputs, &store, &needed).await?;
 
     if let Action::Recreate(reason) = &action {
         context.events.notice(format!(
@@ -79,11 +79,24 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
     }
     // Everything from here on runs side by side and waits for just what it needs.
     let (arrived, arrivals) = watch::channel::<Arrived>(Some(BTreeSet::new()));
-    let ((), loaded, applied) = tokio::try_join!(
-        make_cluster(context, &docker, inputs, &store, &needed, kind.as_deref()),
-        load_images(context, &docker, inputs, &store, &needed, &arrived),
-        set_up_gitops(context, &docker, inputs, &store, &needed, arrivals),
-    )?;
+    let mut cluster =
+        pin!(make_cluster(context, &docker, inputs, &store, &needed, kind.as_deref()).fuse());
+    let all = async {
+        tokio::try_join!(
+            cluster.as_mut(),
+            load_images(context, &docker, inputs, &store, &needed, &arrived),
+            set_up_gitops(context, &docker, inputs, &store, &needed, arrivals),
+        )
+    }
+    .await;
+    if all.is_err() && context.stop.is_requested() {
+        // kind is given the time to end in order, though the others have given up already.
+        if !cluster.is_terminated() {
+            let _ = cluster.await;
+        }
+        return Err(context.stop.error());
+    }
+    let ((), loaded, applied) = all?;
     let changed = action != Action::Keep || loaded > 0 || applied.changed;
     let total = inputs.bundles.len();
     context.events.verdict(match changed {
@@ -109,6 +122,26 @@ fn say_what_is_left_out(context: &Context, inputs: &Inputs) {
             environment.exclude.join(", ")
         ));
     }
+}
+
+/// Fetches or builds what the store lacks.
+pub async fn fill_store(
+    context: &Context,
+    docker: &Docker,
+    inputs: &Inputs,
+    store: &Store,
+    needed: &Needed,
+) -> anyhow::Result<()> {
+    let step = context.events.step("store");
+    let filled = images::fill(context, docker, store, inputs, needed, &step).await?;
+    match filled.fetched.len() {
+        0 => step.unchanged(format!("all {} entries are there", filled.found)),
+        count => step.done(format!(
+            "{count} entries fetched, {} were there",
+            filled.found
+        )),
+    }
+    Ok(())
 }
 
 /// Looks what is there of the cluster, and starts what is stopped; says what is left to do about it. Only an API server that
