@@ -686,11 +686,9 @@ mod tests {
             }
             stop.request(Signal::Interrupt);
         };
-        let before = Instant::now();
         let step = step().0;
         let (ended, ()) = tokio::join!(run(&cmd, &stop, &step), ask);
         assert_eq!(explain(&ended.unwrap_err()).0, Exit::Interrupted);
-        assert!(before.elapsed() < GRACE, "waited for nothing");
         assert!(temp.path().join("asked").exists());
         assert!(!alive(
             &std::fs::read_to_string(temp.path().join("pid")).unwrap()
