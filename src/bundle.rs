@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::environment::{Environment, is_dns_label, keep, reference};
 use crate::error::Mistake;
+use crate::need::Need;
 use crate::store::reference::{Digest, ImageReference};
 use crate::suggest::did_you_mean;
 use crate::yaml::Segment::{self, Item, Key};
@@ -42,6 +43,8 @@ pub struct Bundle {
     pub images: Vec<ImageReference>,
     /// What is fetched to complete it.
     pub upstream: Vec<Upstream>,
+    /// The secrets that devenv makes for it, once.
+    pub secrets: Vec<GeneratedSecret>,
     overlay: String,
 }
 
@@ -49,6 +52,23 @@ impl Bundle {
     /// What Argo CD renders, from the project root and with `/`: `bundles/<project>/<name>/overlays/dev`.
     pub fn path(&self) -> String {
         format!("{FOLDER}/{}/{}/{}", self.project, self.name, self.overlay)
+    }
+
+    /// One with a name and needs, for tests of what is decided by them.
+    #[cfg(test)]
+    pub(crate) fn for_tests(name: &str, needs: Vec<Need>) -> Self {
+        Self {
+            name: name.to_owned(),
+            project: Project::Infrastructure,
+            folder: PathBuf::from(name),
+            wave: 1,
+            namespace: "default".to_owned(),
+            needs,
+            images: Vec::new(),
+            upstream: Vec::new(),
+            secrets: Vec::new(),
+            overlay: "base".to_owned(),
+        }
     }
 
     /// The part of [`Self::path`] inside the bundle: `overlays/dev`, or `base` where it has none of the environment's.
@@ -102,11 +122,20 @@ impl fmt::Display for Project {
     }
 }
 
-/// What a bundle waits for. A struct, so that it can come to name a condition finer than the whole bundle.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Need {
-    /// The bundle that must be ready.
-    pub bundle: String,
+/// A secret in a bundle's namespace whose values nobody writes down: made once, kept, and never in git.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct GeneratedSecret {
+    /// Its name.
+    pub name: String,
+    /// Keys whose values are no secret, such as the user's name.
+    #[serde(default)]
+    pub values: BTreeMap<String, String>,
+    /// Keys whose values are generated.
+    pub generate: Vec<String>,
+    /// The overlay that needs it; without it, every overlay does.
+    #[serde(default)]
+    pub overlay: Option<String>,
 }
 
 /// A chart or manifest that isn't in the repository, and where it goes.
@@ -156,9 +185,10 @@ struct Content {
     source: Source,
     wave: u8,
     namespace: String,
-    needs: Option<Vec<String>>,
+    needs: Option<Vec<Need>>,
     images: Vec<ImageReference>,
     upstream: Vec<Upstream>,
+    secrets: Vec<GeneratedSecret>,
 }
 
 /// The keys of bundle.yaml, as they are written.
@@ -167,11 +197,13 @@ struct Content {
 struct Written {
     wave: i64,
     namespace: String,
-    needs: Option<Vec<String>>,
+    needs: Option<Vec<Need>>,
     #[serde(default)]
     images: Vec<String>,
     #[serde(default)]
     upstream: Vec<WrittenUpstream>,
+    #[serde(default)]
+    secrets: Vec<GeneratedSecret>,
 }
 
 #[derive(Deserialize)]
@@ -319,6 +351,7 @@ fn check(
         needs: written.needs,
         images,
         upstream,
+        secrets: written.secrets,
     })
 }
 
@@ -344,12 +377,7 @@ fn check_upstream(
             None,
         ));
     }
-    let is_address = written
-        .address
-        .strip_prefix("https://")
-        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
-        && !written.address.contains(char::is_whitespace);
-    if !is_address {
+    if !is_address(&written.address) {
         mistakes.push(source.mistake(
             &at("address"),
             format!(
@@ -409,7 +437,7 @@ fn check_needs(drafts: &[Draft], mistakes: &mut Vec<Mistake>) {
         };
         let needs = content.needs.as_deref().unwrap_or_default();
         for (index, need) in needs.iter().enumerate() {
-            let wrong = wrong_need(drafts, draft, content, need);
+            let wrong = wrong_need(drafts, draft, content, &need.bundle);
             if let Some((message, help)) = wrong {
                 mistakes.push(content.source.mistake(&need_at(index), message, help));
             }
@@ -446,6 +474,13 @@ fn wrong_need(
     })
 }
 
+/// Whether it is an address that can be fetched.
+pub(crate) fn is_address(text: &str) -> bool {
+    text.strip_prefix("https://")
+        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
+        && !text.contains(char::is_whitespace)
+}
+
 /// Circles can only be among needs that are written: the default leads to earlier waves only, and a need in a later wave
 /// is a mistake of its own.
 fn check_circles(drafts: &[Draft], mistakes: &mut Vec<Mistake>) {
@@ -474,6 +509,7 @@ fn walk<'a>(
     }
     trail.push(name);
     for (index, need) in content.needs.iter().flatten().enumerate() {
+        let need = &need.bundle;
         match trail.iter().position(|earlier| earlier == need) {
             Some(start) if trail.len() - start > 1 => {
                 let circle: Vec<&str> = trail[start..]
@@ -527,7 +563,7 @@ fn check_exclude(environment: &Environment, drafts: &[Draft], mistakes: &mut Vec
                     .content
                     .as_ref()
                     .and_then(|content| content.needs.as_ref());
-                needs.is_some_and(|needs| needs.contains(excluded))
+                needs.is_some_and(|needs| needs.iter().any(|need| need.bundle == *excluded))
             })
             .map(|draft| draft.name.as_str())
             .collect();
@@ -565,11 +601,11 @@ fn finish(environment: &Environment, drafts: &[Draft], mistakes: &mut Vec<Mistak
             continue;
         };
         let needs = match &content.needs {
-            Some(names) => names.iter().map(|name| need(name)).collect(),
+            Some(needs) => needs.clone(),
             None => included
                 .iter()
                 .filter(|(_, other)| other.wave < content.wave)
-                .map(|(other, _)| need(&other.name))
+                .map(|(other, _)| Need::bundle(&other.name))
                 .collect(),
         };
         bundles.push(Bundle {
@@ -581,6 +617,18 @@ fn finish(environment: &Environment, drafts: &[Draft], mistakes: &mut Vec<Mistak
             needs,
             images: content.images.clone(),
             upstream: content.upstream.clone(),
+            secrets: content
+                .secrets
+                .iter()
+                .filter(|secret| {
+                    let needs = secret
+                        .overlay
+                        .as_ref()
+                        .map(|name| format!("overlays/{name}"));
+                    needs.is_none_or(|needs| needs == overlay)
+                })
+                .cloned()
+                .collect(),
             overlay,
         });
     }
@@ -602,12 +650,6 @@ fn is_kustomization(folder: &Path) -> bool {
     ["kustomization.yaml", "kustomization.yml", "Kustomization"]
         .iter()
         .any(|name| folder.join(name).is_file())
-}
-
-fn need(name: &str) -> Need {
-    Need {
-        bundle: name.to_owned(),
-    }
 }
 
 fn need_at(index: usize) -> [Segment<'static>; 2] {

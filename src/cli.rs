@@ -129,8 +129,12 @@ pub struct Global {
     #[arg(long, global = true, value_enum, default_value_t = clap::ColorChoice::Auto)]
     pub color: clap::ColorChoice,
     /// How long one wait may last before it is given up
-    #[arg(long, global = true, default_value = "10m", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, global = true, default_value = "10m", value_parser = duration, value_name = "DURATION")]
     pub timeout: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; such as 90s or 10m"))
 }
 
 /// How results are written.

@@ -786,6 +786,7 @@ fn checked(node: &str, argv: &[&str], output: ExecOutput) -> anyhow::Result<Exec
         command: command_line(node, argv),
         status: format!("exit status {}", output.status),
         stderr_tail: lines[lines.len().saturating_sub(20)..].join("\n"),
+        hint: None,
     }
     .into())
 }

@@ -38,8 +38,12 @@ pub async fn remove(context: &Context, environment: &Environment) -> anyhow::Res
     match cluster::remove(&docker, &nodes).await? {
         0 => step.unchanged("no container of it"),
         count => step.done(format!(
-            "removed {count} container{} and their volumes",
-            if count == 1 { "" } else { "s" }
+            "removed {count} {} volumes",
+            if count == 1 {
+                "container and its"
+            } else {
+                "containers and their"
+            }
         )),
     }
 

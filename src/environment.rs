@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
+use crate::bundle;
 use crate::error::{Failure, Mistake};
 use crate::store::reference::{Digest, ImageReference, InvalidReference};
 use crate::suggest::did_you_mean;
@@ -48,6 +49,8 @@ pub struct Environment {
     pub exclude: Vec<String>,
     /// What stands for an upstream image here: upstream reference to the reference used.
     pub image_names: BTreeMap<ImageReference, ImageReference>,
+    /// What stands for an upstream chart or manifest here: upstream address to the address used.
+    pub addresses: BTreeMap<String, String>,
     /// The file's text, for mistakes that only show against other files.
     pub(crate) source: Source,
 }
@@ -270,6 +273,8 @@ struct Written {
     exclude: Vec<String>,
     #[serde(default)]
     image_names: BTreeMap<String, String>,
+    #[serde(default)]
+    addresses: BTreeMap<String, String>,
 }
 
 fn dev() -> Vec<String> {
@@ -365,6 +370,16 @@ fn check(
         }
     }
 
+    for (upstream, used) in &written.addresses {
+        if !bundle::is_address(used) {
+            mistakes.push(source.mistake(
+                &[Key("addresses"), Key(upstream)],
+                format!("`{used}` is no address that can be fetched, expected `https://…`"),
+                None,
+            ));
+        }
+    }
+
     let (Some(name), Some(config), Some(images), Some(node_image), Some(domain), true) = (
         name,
         config,
@@ -389,6 +404,7 @@ fn check(
         domain,
         exclude: written.exclude,
         image_names,
+        addresses: written.addresses,
         source,
     })
 }

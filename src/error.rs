@@ -81,6 +81,8 @@ pub enum Failure {
         status: String,
         /// The last lines it wrote to stderr.
         stderr_tail: String,
+        /// What to type next, where that is more than to see all of its output.
+        hint: Option<String>,
     },
     /// The Docker daemon doesn't answer or doesn't let us in.
     #[error("{message}")]
@@ -99,6 +101,8 @@ pub enum Failure {
         port: u16,
         /// Who holds it, where that can be known.
         holder: Option<String>,
+        /// What to type, and what to change instead.
+        hint: String,
     },
     /// Something with our name isn't ours, so it is left alone.
     #[error("{message}")]
@@ -156,17 +160,13 @@ pub fn explain(error: &anyhow::Error) -> (Exit, Option<String>) {
         Failure::Usage { hint, .. } => (Exit::WrongInput, Some(hint.clone())),
         Failure::Stopped(Signal::Interrupt) => (Exit::Interrupted, Some(RESUME.to_owned())),
         Failure::Stopped(Signal::Terminate) => (Exit::Terminated, Some(RESUME.to_owned())),
-        Failure::PortTaken { port, .. } => (
-            Exit::StepFailed,
-            Some(format!(
-                "free port {port}, or publish another one in the cluster config"
-            )),
-        ),
-        Failure::CommandFailed { .. } => (
-            Exit::StepFailed,
-            Some("run the same command again with -v to see every line of its output".to_owned()),
-        ),
+        Failure::CommandFailed { hint, .. } => {
+            let verbose = "run the same command again with -v to see every line of its output";
+            let hint = hint.clone().unwrap_or_else(|| verbose.to_owned());
+            (Exit::StepFailed, Some(hint))
+        }
         Failure::ToolMissing { hint, .. }
+        | Failure::PortTaken { hint, .. }
         | Failure::Docker { hint, .. }
         | Failure::NotOurs { hint, .. }
         | Failure::TimedOut { hint, .. }

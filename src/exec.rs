@@ -44,6 +44,7 @@ pub struct Cmd {
     tool: &'static str,
     path: Option<PathBuf>,
     hint: String,
+    failed: Option<String>,
     args: Vec<OsString>,
     variables: Vec<Variable>,
     stdin: Option<Secret>,
@@ -91,6 +92,7 @@ impl Cmd {
             tool,
             path: None,
             hint: format!("install {tool} and see that it is on PATH"),
+            failed: None,
             args: Vec::new(),
             variables: Vec::new(),
             stdin: None,
@@ -109,6 +111,12 @@ impl Cmd {
     /// What to tell a user who doesn't have the program.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
+        self
+    }
+
+    /// What to tell a user when the program ran and failed, where that is more than to see all of its output.
+    pub fn when_it_fails(mut self, hint: impl Into<String>) -> Self {
+        self.failed = Some(hint.into());
         self
     }
 
@@ -309,6 +317,7 @@ async fn drive(
                     command: cmd.to_string(),
                     status: described(status),
                     stderr_tail: tail.join("\n"),
+                    hint: cmd.failed.clone(),
                 }
                 .into());
             }

@@ -13,8 +13,9 @@ use crate::event::Step;
 use crate::gitops::settle::Arrived;
 use crate::gitops::{argocd, upstream};
 use crate::inputs::Inputs;
+use crate::pins;
 use crate::store::reference::ImageReference;
-use crate::store::{self, Name, Origin, Sources, Store, Wanted, import};
+use crate::store::{self, Filled, Name, Origin, Sources, Store, Wanted, import};
 use crate::wait::{Look, Wait, wait_for};
 
 /// What an environment needs from the store.
@@ -66,16 +67,17 @@ impl Needed {
         }
         groups.retain(|group| !group.is_empty());
         let node = wanted(Name::Image(inputs.environment.node_image.clone()));
-        let digest = Some(format!("sha256:{}", argocd::MANIFEST_SHA256).parse()?);
-        let manifest = Wanted {
-            digest,
-            ..wanted(Name::File(argocd::MANIFEST.to_owned()))
+        let manifest = match inputs.environment.addresses.get(argocd::MANIFEST) {
+            Some(address) => Wanted {
+                digest: inputs.pins.get(address).cloned(),
+                ..wanted(Name::File(address.clone()))
+            },
+            None => Wanted {
+                digest: Some(format!("sha256:{}", argocd::MANIFEST_SHA256).parse()?),
+                ..wanted(Name::File(argocd::MANIFEST.to_owned()))
+            },
         };
-        let upstream = inputs
-            .bundles
-            .iter()
-            .flat_map(|bundle| upstream::wanted(bundle, origin))
-            .collect();
+        let upstream = upstream::wanted(inputs);
         Ok(Self {
             node,
             groups,
@@ -99,6 +101,25 @@ impl Needed {
     pub fn in_nodes(&self) -> Vec<Wanted> {
         self.groups.concat()
     }
+}
+
+/// Fills the store with what an environment needs, and writes down the checksums of what had none.
+pub async fn fill(
+    context: &Context,
+    docker: &Docker,
+    store: &Store,
+    inputs: &Inputs,
+    needed: &Needed,
+    step: &Step,
+) -> anyhow::Result<Filled> {
+    let sources = sources(docker, inputs);
+    let filled = store::fill(store, &needed.all(), sources, &context.stop, step).await?;
+    for address in pins::record(&inputs.environment.root, store, &needed.upstream)? {
+        context.events.notice(format!(
+            "the checksum of {address} was not known and is now in bundles/upstream.lock: commit it"
+        ));
+    }
+    Ok(filled)
 }
 
 /// Where what is missing in the store comes from.

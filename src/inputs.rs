@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::bundle::{self, Bundle};
+use crate::bundle::{self, Bundle, Upstream};
 use crate::cluster::kind_config::ClusterConfig;
 use crate::environment::{self, Environment, Selector};
 use crate::error::{Failure, Mistake};
+use crate::pins::{self, Pins};
+use crate::store::reference::Digest;
 use crate::yaml::Source;
 
 /// An environment, its cluster's native config, and its bundles: all checked, each alone and together.
@@ -17,6 +19,25 @@ pub struct Inputs {
     pub cluster_config: ClusterConfig,
     /// The bundles it includes, sorted by wave and name.
     pub bundles: Vec<Bundle>,
+    /// The checksums of what the bundles take from upstream, where they name none themselves.
+    pub pins: Pins,
+}
+
+impl Inputs {
+    /// What to fetch for a chart or manifest here: the address, and the digest it must have. Another file stands for
+    /// upstream's under another address, and so with another digest.
+    pub fn fetched<'a>(&'a self, upstream: &'a Upstream) -> (&'a str, Option<&'a Digest>) {
+        match self.environment.addresses.get(&upstream.address) {
+            Some(address) => (address, self.pins.get(address)),
+            None => (
+                &upstream.address,
+                upstream
+                    .sha256
+                    .as_ref()
+                    .or_else(|| self.pins.get(&upstream.address)),
+            ),
+        }
+    }
 }
 
 /// Reads everything, or fails with the mistakes of all files together ([`Failure::Input`]), or because there is no such
@@ -75,10 +96,12 @@ fn load_from(location: &environment::Location, mistakes: &mut Vec<Mistake>) -> O
             None
         }
     };
+    let pins = keep(pins::read(&location.root), mistakes);
     Some(Inputs {
         environment: environment?,
         cluster_config: cluster_config?,
         bundles: bundles?,
+        pins: pins?,
     })
 }
 
@@ -468,7 +491,7 @@ mod tests {
         );
         bundle(&folder, "observability/logs", "");
         assert_snapshot!(told(&folder), @r"
-        cluster-configs/dev.yaml:3:1: unknown key `imges`, expected one of `provider`, `config`, `images`, `node-image`, `overlays`, `domain`, `exclude`, `image-names`
+        cluster-configs/dev.yaml:3:1: unknown key `imges`, expected one of `provider`, `config`, `images`, `node-image`, `overlays`, `domain`, `exclude`, `image-names`, `addresses`
           |
         3 | imges: registry
           | ^

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use devenv::cli::{Cli, Output};
-use devenv::error::{Exit, Signal};
+use devenv::error::{Exit, Failure, Signal};
 use devenv::event::Events;
 use devenv::report::{self, Flags, Format, Style};
 use devenv::stop::Stop;
@@ -56,7 +56,15 @@ async fn run(cli: Cli, style: Style) -> Exit {
     };
     // The error comes after the last event, never between two.
     let _ = reporter.await;
-    ended.unwrap_or_else(|error| report::error(&error, style))
+    ended.unwrap_or_else(|error| report::error(&without_detail_of_a_stop(error), style))
+}
+
+/// Whoever stopped devenv needn't be told at which of the things that ran side by side it was noticed first.
+fn without_detail_of_a_stop(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<Failure>() {
+        Some(Failure::Stopped(signal)) => Failure::Stopped(*signal).into(),
+        _ => error,
+    }
 }
 
 fn at_once(signal: Signal) -> Exit {

@@ -36,8 +36,11 @@ pub async fn show(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit> {
         }
     }
     let needed = Needed::by(inputs)?;
-    let store = Store::open(&context.paths.store())?;
-    let missing = store::missing(&store, &needed.all())?;
+    let store = Store::look(&context.paths.store())?;
+    let missing = match &store {
+        Some(store) => store::missing(store, &needed.all())?,
+        None => needed.all(),
+    };
     match missing.as_slice() {
         [] => say(
             "store",
@@ -47,11 +50,13 @@ pub async fn show(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit> {
             .iter()
             .for_each(|wanted| say("store", format!("fetch {}", wanted.name))),
     }
-    let runs = action == Action::Keep && missing.is_empty();
-    for line in image_lines(&docker, &store, &needed, &nodes, runs).await? {
+    // What a cluster has can be compared only where it runs, and with a full store.
+    let store = store.filter(|_| action == Action::Keep && missing.is_empty());
+    let store = store.as_ref();
+    for line in image_lines(&docker, store, &needed, &nodes).await? {
         say("images", line);
     }
-    for line in gitops_lines(context, &docker, inputs, &store, &needed, &nodes, runs).await? {
+    for line in gitops_lines(context, &docker, inputs, store, &needed, &nodes).await? {
         say("argo cd", line);
     }
     let kubeconfig = context.paths.kubeconfig(&environment.id);
@@ -94,18 +99,17 @@ fn cluster_line(inputs: &Inputs, nodes: &[Node], action: &Action) -> anyhow::Res
 
 async fn image_lines(
     docker: &Docker,
-    store: &Store,
+    store: Option<&Store>,
     needed: &Needed,
     nodes: &[Node],
-    runs: bool,
 ) -> anyhow::Result<Vec<String>> {
     let all = needed.in_nodes();
-    if !runs {
+    let Some(store) = store else {
         return Ok(all
             .into_iter()
             .map(|wanted| format!("load {} where a node lacks it", wanted.name))
             .collect());
-    }
+    };
     let nodes: Vec<Node> = cluster::kind::workers_and_control_planes(nodes)
         .cloned()
         .collect();
@@ -123,21 +127,22 @@ async fn gitops_lines(
     context: &Context,
     docker: &Docker,
     inputs: &Inputs,
-    store: &Store,
+    store: Option<&Store>,
     needed: &Needed,
     nodes: &[Node],
-    runs: bool,
 ) -> anyhow::Result<Vec<String>> {
     let names: Vec<&str> = inputs
         .bundles
         .iter()
         .map(|bundle| bundle.name.as_str())
         .collect();
-    let client = match runs {
-        true => cluster::client_if_running(docker, &inputs.environment, nodes).await?,
-        false => None,
+    let client = match store {
+        Some(store) => cluster::client_if_running(docker, &inputs.environment, nodes)
+            .await?
+            .map(|client| (store, client)),
+        None => None,
     };
-    let Some(client) = client else {
+    let Some((store, client)) = client else {
         return Ok(vec![
             format!("install {}", crate::gitops::argocd::VERSION),
             format!("push the working tree; applications: {}", names.join(", ")),

@@ -183,7 +183,7 @@ async fn application(
                     "not let in yet; it needs {}",
                     needs
                         .iter()
-                        .map(|need| need.bundle.as_str())
+                        .map(ToString::to_string)
                         .collect::<Vec<_>>()
                         .join(", ")
                 ),

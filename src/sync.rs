@@ -8,11 +8,12 @@ use crate::context::Context;
 use crate::docker::{self, Docker};
 use crate::error::{Exit, Failure};
 use crate::event::Step;
+use crate::gitops::provide::provide;
 use crate::gitops::settle::{Arrived, applications, settle};
 use crate::gitops::waves::short;
 use crate::images::{self, Needed};
 use crate::inputs::{self, Inputs};
-use crate::store::{self, Store};
+use crate::store::Store;
 use crate::{cluster, lock, up};
 
 /// Pushes and waits. `prune` allows to remove more than one bundle.
@@ -46,7 +47,11 @@ pub async fn sync(context: &Context, prune: bool) -> anyhow::Result<Exit> {
 
     let step = context.events.step("applications");
     let goal = up::goal(&inputs, &revision);
-    let waited = settle(context, &client, &goal, arrived, &step).await?;
+    let address = up::node_address(&docker, &inputs).await?;
+    let waited = tokio::select! {
+        waited = settle(context, &client, &goal, arrived, &step) => waited?,
+        Err(error) = provide(context, &client, &goal.bundles, address) => return Err(error),
+    };
     let total = goal.bundles.len();
     match waited {
         0 => step.unchanged("all were at it"),
@@ -96,14 +101,7 @@ async fn new_images(
     step: &Step,
 ) -> anyhow::Result<watch::Receiver<Arrived>> {
     let needed = Needed::by(inputs)?;
-    store::fill(
-        store,
-        &needed.all(),
-        images::sources(docker, inputs),
-        &context.stop,
-        step,
-    )
-    .await?;
+    images::fill(context, docker, store, inputs, &needed, step).await?;
     let (arrived, arrivals) = watch::channel(Some(BTreeSet::new()));
     images::load(context, docker, store, inputs, &needed, &arrived, step).await?;
     Ok(arrivals)

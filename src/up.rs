@@ -4,10 +4,14 @@
 //! then make the cluster, and load images and set up Argo CD as soon as each can begin. Everything is safe to run again.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::FutureExt as _;
+use futures::future::FusedFuture as _;
 use kube::Client;
 use tokio::sync::watch;
 
@@ -17,7 +21,7 @@ use crate::docker::{self, Docker, Node};
 use crate::error::Exit;
 use crate::event::Step;
 use crate::gitops::settle::{Arrived, Goal, settle};
-use crate::gitops::{argocd, explain, git, source, tree};
+use crate::gitops::{argocd, explain, git, provide, source, tree};
 use crate::images::{self, Needed};
 use crate::inputs::{self, Inputs};
 use crate::kube::{get, list};
@@ -51,7 +55,12 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
     let kind = match &action {
         Action::Keep | Action::Start(_) => None,
         Action::Create => {
-            cluster::ports::refuse_taken(&docker, &cluster::ports_to_take(inputs)).await?;
+            cluster::ports::refuse_taken(
+                &docker,
+                &cluster::ports_to_take(inputs),
+                &inputs.environment.config,
+            )
+            .await?;
             Some(cluster::find_kind(context)?)
         }
         Action::Recreate(_) => Some(cluster::find_kind(context)?),
@@ -59,22 +68,7 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
 
     let needed = Needed::by(inputs)?;
     let store = Store::open(&context.paths.store())?;
-    let step = context.events.step("store");
-    let filled = store::fill(
-        &store,
-        &needed.all(),
-        images::sources(&docker, inputs),
-        &context.stop,
-        &step,
-    )
-    .await?;
-    match filled.fetched.len() {
-        0 => step.unchanged(format!("all {} entries are there", filled.found)),
-        count => step.done(format!(
-            "{count} entries fetched, {} were there",
-            filled.found
-        )),
-    }
+    fill_store(context, &docker, inputs, &store, &needed).await?;
 
     if let Action::Recreate(reason) = &action {
         context.events.notice(format!(
@@ -85,11 +79,24 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
     }
     // Everything from here on runs side by side and waits for just what it needs.
     let (arrived, arrivals) = watch::channel::<Arrived>(Some(BTreeSet::new()));
-    let ((), loaded, applied) = tokio::try_join!(
-        make_cluster(context, &docker, inputs, &store, &needed, kind.as_deref()),
-        load_images(context, &docker, inputs, &store, &needed, &arrived),
-        set_up_gitops(context, &docker, inputs, &store, &needed, arrivals),
-    )?;
+    let mut cluster =
+        pin!(make_cluster(context, &docker, inputs, &store, &needed, kind.as_deref()).fuse());
+    let all = async {
+        tokio::try_join!(
+            cluster.as_mut(),
+            load_images(context, &docker, inputs, &store, &needed, &arrived),
+            set_up_gitops(context, &docker, inputs, &store, &needed, arrivals),
+        )
+    }
+    .await;
+    if all.is_err() && context.stop.is_requested() {
+        // kind is given the time to end in order, though the others have given up already.
+        if !cluster.is_terminated() {
+            let _ = cluster.await;
+        }
+        return Err(context.stop.error());
+    }
+    let ((), loaded, applied) = all?;
     let changed = action != Action::Keep || loaded > 0 || applied.changed;
     let total = inputs.bundles.len();
     context.events.verdict(match changed {
@@ -115,6 +122,26 @@ fn say_what_is_left_out(context: &Context, inputs: &Inputs) {
             environment.exclude.join(", ")
         ));
     }
+}
+
+/// Fetches or builds what the store lacks.
+pub async fn fill_store(
+    context: &Context,
+    docker: &Docker,
+    inputs: &Inputs,
+    store: &Store,
+    needed: &Needed,
+) -> anyhow::Result<()> {
+    let step = context.events.step("store");
+    let filled = images::fill(context, docker, store, inputs, needed, &step).await?;
+    match filled.fetched.len() {
+        0 => step.unchanged(format!("all {} entries are there", filled.found)),
+        count => step.done(format!(
+            "{count} entries fetched, {} were there",
+            filled.found
+        )),
+    }
+    Ok(())
 }
 
 /// Looks what is there of the cluster, and starts what is stopped; says what is left to do about it. Only an API server that
@@ -204,7 +231,12 @@ async fn set_up_gitops(
     let client = cluster::api(context, docker, &inputs.environment, &step).await?;
     let (definitions, rest) = manifests(inputs, store, needed)?;
     let mut changed = argocd::install_definitions(&client, &definitions).await?;
-    wait_for_images(context, &step, &mut arrivals, needed).await?;
+    let theirs = tree::definitions(inputs, store)?;
+    let ((), made) = tokio::try_join!(
+        wait_for_images(context, &step, &mut arrivals, needed),
+        provide::apply_definitions(&client, &theirs),
+    )?;
+    changed.extend(made);
     changed.extend(argocd::install(&client, &rest).await?);
     let revision = push(context, inputs, store, &client, &step).await?;
     match changed.len() {
@@ -217,10 +249,16 @@ async fn set_up_gitops(
 
     let step = context.events.step("applications");
     let goal = goal(inputs, &revision);
-    let (waited, ()) = tokio::try_join!(
-        settle(context, &client, &goal, arrivals, &step),
-        wait_for_workloads(context, &client, &step),
-    )?;
+    let address = node_address(docker, inputs).await?;
+    let all_ready = async {
+        let settled = settle(context, &client, &goal, arrivals, &step);
+        let (waited, ()) = tokio::try_join!(settled, wait_for_workloads(context, &client, &step))?;
+        anyhow::Ok(waited)
+    };
+    let waited = tokio::select! {
+        waited = all_ready => waited?,
+        Err(error) = provide::provide(context, &client, &goal.bundles, address) => return Err(error),
+    };
     match waited {
         0 => step.unchanged(format!("{} healthy", goal.bundles.len())),
         _ => step.done(format!("{} healthy", goal.bundles.len())),
@@ -229,6 +267,12 @@ async fn set_up_gitops(
         changed: !changed.is_empty() || waited > 0,
         revision,
     })
+}
+
+/// The address at which the node's ports answer inside Docker's network, and on Linux from this machine too.
+pub async fn node_address(docker: &Docker, inputs: &Inputs) -> anyhow::Result<Option<Ipv4Addr>> {
+    let nodes = docker.nodes(&inputs.environment.cluster).await?;
+    Ok(cluster::kind::workers_and_control_planes(&nodes).find_map(|node| node.address))
 }
 
 /// Argo CD's objects and the git source's, under the image names of the environment: definitions, and the rest.

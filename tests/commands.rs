@@ -56,7 +56,7 @@ fn a_mistake_in_a_file_is_found_before_docker_is_asked() {
         .wait();
     insta::assert_snapshot!(ran.transcript(), @r"
     --- stderr
-    error: cluster-configs/dev.yaml:2:1: unknown key `confgi`, expected one of `provider`, `config`, `images`, `node-image`, `overlays`, `domain`, `exclude`, `image-names`
+    error: cluster-configs/dev.yaml:2:1: unknown key `confgi`, expected one of `provider`, `config`, `images`, `node-image`, `overlays`, `domain`, `exclude`, `image-names`, `addresses`
       |
     2 | confgi: kind.yaml
       | ^
@@ -112,7 +112,7 @@ fn down_removes_what_is_ours_and_nothing_else() {
     insta::assert_snapshot!(ran.transcript(), @r"
     --- stderr
     [time] cluster
-    [time] cluster: removed 1 container and their volumes ([time])
+    [time] cluster: removed 1 container and its volumes ([time])
     [time] files
     [time] files: unchanged, none ([time])
 

@@ -602,7 +602,7 @@ fn e2e_a_killed_up_is_finished_by_the_next() {
     assert_eq!(ran.status, 130, "{}", ran.stderr);
     assert_eq!(
         ran.error(),
-        "error: create the cluster devenv-e2e: interrupted\n\n\
+        "error: interrupted\n\n\
          hint: what was made is still there: `devenv up` resumes, `devenv down` removes it\n"
     );
     assert_eq!(kind_processes(), [""; 0]);

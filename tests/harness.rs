@@ -20,7 +20,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,8 @@ const RUNNER: &str = "\nrunning 1 test\n";
 pub(crate) struct Test {
     folder: Arc<tempfile::TempDir>,
     program: Program,
+    /// What starts the program, with its own arguments.
+    starter: Vec<String>,
     args: Vec<String>,
     variables: BTreeMap<String, String>,
     input: Vec<u8>,
@@ -85,6 +87,7 @@ impl Test {
                 .into(),
             folder: Arc::new(folder),
             program: Program::Devenv,
+            starter: Vec::new(),
             args: Vec::new(),
             input: Vec::new(),
             terminal: None,
@@ -98,6 +101,12 @@ impl Test {
     /// Not devenv, but a part of it on its own: an ignored test of `trial.rs`.
     pub(crate) fn trial(mut self, name: &'static str) -> Self {
         self.program = Program::Trial(name);
+        self
+    }
+
+    /// Started by another program of the system, which gets devenv and its arguments behind its own.
+    pub(crate) fn under<'a>(mut self, starter: impl IntoIterator<Item = &'a str>) -> Self {
+        self.starter = starter.into_iter().map(str::to_owned).collect();
         self
     }
 
@@ -121,15 +130,19 @@ impl Test {
         self
     }
 
+    /// A program of the project, as a script for `sh`; see [`Test::fake`].
+    pub(crate) fn script(self, path: &str, script: &str) -> Self {
+        let test = self.file(path, &fake(path.rsplit('/').next().unwrap(), script));
+        make_executable(&test.path("project").join(path));
+        test
+    }
+
     /// A program on `PATH`, as a script for `sh`. It may use the real tools of the system, and each of its calls is
     /// written down, see [`Test::calls`].
     pub(crate) fn fake(self, name: &str, script: &str) -> Self {
-        let text = format!(
-            "#!/bin/sh\nPATH=$PATH:/usr/bin:/bin\necho \"{name} $*\" >> \"$CALLS/{name}\"\n{script}\n"
-        );
         let path = self.path("bin").join(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(&path, fake(name, script)).unwrap();
+        make_executable(&path);
         self
     }
 
@@ -189,6 +202,27 @@ impl Test {
     pub(crate) fn status(mut self, expected: i32) -> Self {
         self.status = expected;
         self
+    }
+
+    /// Every file and folder that devenv could have made outside of the project, with the sizes of files.
+    pub(crate) fn traces(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.path("home"), self.path("run")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let (path, metadata) = entry.map(|it| (it.path(), it.metadata().unwrap())).unwrap();
+                if metadata.is_dir() {
+                    folders.push(path.clone());
+                }
+                let size = if metadata.is_dir() { 0 } else { metadata.len() };
+                found.push(format!(
+                    "{} {size}",
+                    self.redacted(&path.display().to_string())
+                ));
+            }
+        }
+        found.sort();
+        found
     }
 
     /// How often and with which arguments the fake was called.
@@ -261,7 +295,14 @@ impl Test {
             Program::Devenv => PathBuf::from(env!("CARGO_BIN_EXE_devenv")),
             Program::Trial(_) => std::env::current_exe().unwrap(),
         };
-        let mut command = Command::new(program);
+        let mut command = match self.starter.split_first() {
+            None => Command::new(program),
+            Some((starter, args)) => {
+                let mut command = Command::new(which::which(starter).unwrap());
+                command.args(args).arg(program);
+                command
+            }
+        };
         command
             .current_dir(self.path("project"))
             .env_clear()
@@ -291,7 +332,8 @@ impl Test {
                 (r"\bsha256:[0-9a-f]{64}\b", "sha256:[digest]"),
                 (r"\b([0-9a-f]{40,64}|[0-9a-f]{12})\b", "[id]"),
                 (r"/[^ ]*/engine-\w{6}", "[engine]"),
-                (r"\bpid \d+", "pid [pid]"),
+                (r"\b(pid|kill) \d+", "$1 [pid]"),
+                (r"/[^ ]*/\.tmp\w{6}", "[scratch]"),
                 (r"\[ *\d+\.\ds\]", "[time]"),
                 (r"  +\d+\.\d ?s\b", "  [time]"),
                 (r"\b\d+\.\d ?s\b", "[time]"),
@@ -308,6 +350,16 @@ impl Test {
     }
 }
 
+fn fake(name: &str, script: &str) -> String {
+    format!(
+        "#!/bin/sh\nPATH=$PATH:/usr/bin:/bin\necho \"{name} $*\" >> \"$CALLS/{name}\"\n{script}\n"
+    )
+}
+
+fn make_executable(path: &Path) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -321,20 +373,30 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
+/// What came out of a pipe so far, and its reader.
+struct Collected {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+fn collect(mut pipe: impl Read + Send + 'static) -> Collected {
+    let bytes = Arc::new(Mutex::new(Vec::new()));
+    let all = Arc::clone(&bytes);
+    let reader = thread::spawn(move || {
+        let mut chunk = [0; 4096];
         // A pseudo-terminal ends with an error.
-        let _ = pipe.read_to_end(&mut bytes);
-        bytes
-    })
+        while let Ok(count @ 1..) = pipe.read(&mut chunk) {
+            all.lock().unwrap().extend(&chunk[..count]);
+        }
+    });
+    Collected { bytes, reader }
 }
 
 /// A run that goes on. Dropped, it is killed.
 pub(crate) struct Running {
     test: Test,
     child: Option<Child>,
-    outputs: Vec<JoinHandle<Vec<u8>>>,
+    outputs: Vec<Collected>,
 }
 
 impl Running {
@@ -355,6 +417,33 @@ impl Running {
         })
     }
 
+    /// Waits until all of this can be read in what it wrote.
+    pub(crate) fn wait_until_it_says(&self, texts: &[&str]) {
+        wait_for(&format!("{texts:?}"), || {
+            let said = self
+                .outputs
+                .iter()
+                .map(|output| output.bytes.lock().unwrap().clone());
+            let said = String::from_utf8_lossy(&said.collect::<Vec<_>>().concat()).into_owned();
+            texts.iter().all(|text| said.contains(text)).then_some(())
+        });
+    }
+
+    /// What can be read on its terminal now, redacted, once all of this is among it.
+    pub(crate) fn screen_with(&self, texts: &[&str]) -> String {
+        let (columns, rows) = self.test.terminal.expect("it runs on a terminal");
+        wait_for(&format!("{texts:?} on the screen"), || {
+            let mut parser = vt100::Parser::new(rows, columns, 0);
+            parser.process(&self.outputs[0].bytes.lock().unwrap());
+            let rows: Vec<_> = parser.screen().rows(0, columns).collect();
+            let text = rows.join("\n").trim_matches('\n').to_owned();
+            texts
+                .iter()
+                .all(|part| text.contains(part))
+                .then(|| self.test.redacted(&text))
+        })
+    }
+
     /// Waits for its end.
     pub(crate) fn wait(mut self) -> Ran {
         let mut child = self.child.take().unwrap();
@@ -369,7 +458,10 @@ impl Running {
                 None => thread::sleep(Duration::from_millis(5)),
             }
         };
-        let mut outputs = self.outputs.drain(..).map(|output| output.join().unwrap());
+        let mut outputs = self.outputs.drain(..).map(|output| {
+            output.reader.join().unwrap();
+            std::mem::take(&mut *output.bytes.lock().unwrap())
+        });
         let stdout = outputs.next().unwrap_or_default();
         let stderr = outputs.next().unwrap_or_default();
         let text = |bytes: &[u8]| {

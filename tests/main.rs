@@ -4,6 +4,7 @@
     reason = "what a test can't do it needn't explain"
 )]
 
+mod bad_days;
 mod commands;
 mod e2e;
 mod engine;

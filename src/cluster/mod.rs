@@ -277,7 +277,12 @@ pub async fn create(
         &config,
         &scratch.path().join("kubeconfig"),
     )
-    .deadline(context.timeout);
+    .deadline(context.timeout)
+    .when_it_fails(format!(
+        "what kind made is kept: `docker logs {}-control-plane` shows how far it came, `devenv up --environment {}` makes it \
+         anew, `devenv down --environment {}` removes it",
+        environment.cluster, environment.name, environment.name
+    ));
     exec::run(&create, &context.stop, step)
         .await
         .with_context(|| format!("create the cluster {}", environment.cluster))?;

@@ -12,14 +12,23 @@ use crate::error::Failure;
 ///
 /// A port below 1024 that this user may not open isn't taken: Docker's daemon opens it. Somebody can still take a port
 /// between this look and its use; Docker's own error then says so.
-pub async fn refuse_taken(docker: &Docker, ports: &[(IpAddr, u16)]) -> anyhow::Result<()> {
+pub async fn refuse_taken(
+    docker: &Docker,
+    ports: &[(IpAddr, u16)],
+    config: &Path,
+) -> anyhow::Result<()> {
     for (address, port) in ports {
         match TcpListener::bind((*address, *port)) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                let (holder, free) = match holder(docker, *port).await {
+                    Some(Holder { who, free }) => (Some(who), free),
+                    None => (None, format!("see who holds it: `sudo lsof -i :{port}`")),
+                };
                 return Err(Failure::PortTaken {
                     address: address.to_string(),
                     port: *port,
-                    holder: holder(docker, *port).await,
+                    holder,
+                    hint: format!("{free}, or change this `hostPort` in {}", config.display()),
                 }
                 .into());
             }
@@ -29,19 +38,29 @@ pub async fn refuse_taken(docker: &Docker, ports: &[(IpAddr, u16)]) -> anyhow::R
     Ok(())
 }
 
-async fn holder(docker: &Docker, port: u16) -> Option<String> {
+/// Who holds a port, and what to type to be rid of them.
+struct Holder {
+    who: String,
+    free: String,
+}
+
+async fn holder(docker: &Docker, port: u16) -> Option<Holder> {
     if let Ok(Some(holder)) = docker.holder_of_port(port).await {
-        return Some(format!(
-            "the container {} ({})",
-            holder.container, holder.image
-        ));
+        return Some(Holder {
+            who: format!("the container {} ({})", holder.container, holder.image),
+            free: format!("`docker stop {}`", holder.container),
+        });
     }
     let sockets: BTreeSet<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|path| std::fs::read_to_string(path).ok())
         .flat_map(|table| listening_sockets(&table, port))
         .collect();
-    process_of(&sockets)
+    let (pid, name) = process_of(&sockets)?;
+    Some(Holder {
+        who: format!("{name} (pid {pid})"),
+        free: format!("end it (`kill {pid}`)"),
+    })
 }
 
 /// The inodes of the sockets that listen on a port, from the kernel's table.
@@ -60,8 +79,8 @@ fn listening_sockets(table: &str, port: u16) -> Vec<String> {
         .collect()
 }
 
-/// "nginx (pid 812)": the first process that has one of these sockets open, as far as we may look.
-fn process_of(sockets: &BTreeSet<String>) -> Option<String> {
+/// The first process that has one of these sockets open, as far as we may look.
+fn process_of(sockets: &BTreeSet<String>) -> Option<(u32, String)> {
     let processes = std::fs::read_dir("/proc").ok()?;
     processes.flatten().find_map(|process| {
         let pid: u32 = process.file_name().to_str()?.parse().ok()?;
@@ -77,7 +96,7 @@ fn process_of(sockets: &BTreeSet<String>) -> Option<String> {
                     inode.is_some_and(|inode| sockets.contains(inode))
                 })
             });
-        has.then(|| format!("{} (pid {pid})", command_name(&process.path())))
+        has.then(|| (pid, command_name(&process.path())))
     })
 }
 
@@ -108,10 +127,6 @@ mod tests {
             return;
         }; // not Linux
         let sockets = listening_sockets(&table, port).into_iter().collect();
-        assert!(
-            process_of(&sockets)
-                .unwrap()
-                .ends_with(&format!("(pid {})", std::process::id()))
-        );
+        assert_eq!(process_of(&sockets).unwrap().0, std::process::id());
     }
 }

@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use kube::Client;
 use serde_json::{Value, json};
 
+use super::provide::random_text;
 use crate::bundle::Project;
 use crate::kube::{FIELD_MANAGER, apply, create_if_absent, text};
 
@@ -87,12 +88,14 @@ const CONFIGURATION: [(&str, &str); 1] = [
 ];
 
 /// `argocd-cmd-params-cm`.
-const PARAMETERS: [(&str, &str); 4] = [
+const PARAMETERS: [(&str, &str); 5] = [
     // TLS ends at the gateway.
     ("server.insecure", "true"),
     // Upstream sleeps 2 s between the waves inside one Application.
     ("controller.sync.wave.delay.seconds", "0"),
+    // Healing itself waits longer each time, up to five minutes.
     ("controller.self.heal.timeout.seconds", "2"),
+    ("controller.self.heal.backoff.cap.seconds", "10"),
     // `bundles/*/*/bundle.yaml` means just that depth.
     (
         "applicationsetcontroller.enable.new.git.file.globbing",
@@ -189,14 +192,6 @@ fn secrets() -> anyhow::Result<[Value; 2]> {
         secret("argocd-secret", "server.secretkey", random_text()?),
         secret("argocd-redis", "auth", random_text()?),
     ])
-}
-
-/// 256 random bits from the operating system, as 64 hexadecimal digits.
-fn random_text() -> anyhow::Result<String> {
-    let mut bytes = [0_u8; 32];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| anyhow::anyhow!("ask the system for random bytes: {error}"))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The namespace, the generated secrets and the definitions: what can be there before any image is; says what changed.

@@ -7,6 +7,7 @@
 pub mod argocd;
 pub mod explain;
 pub mod git;
+pub mod provide;
 pub mod settle;
 pub mod source;
 pub mod tree;

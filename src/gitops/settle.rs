@@ -25,6 +25,7 @@ use crate::context::Context;
 use crate::error::Failure;
 use crate::event::Step;
 use crate::kube::{FIELD_MANAGER, apply, get, is_not_found, list, merge, resource, text};
+use crate::need::Condition;
 
 /// Between two nudges of one thing that isn't ready.
 const NUDGE: Duration = Duration::from_secs(2);
@@ -58,6 +59,7 @@ pub type Arrived = Option<BTreeSet<String>>;
 struct State {
     selector: Selector,
     apps: BTreeMap<String, App>,
+    met: BTreeSet<Condition>,
     steps: HashMap<String, Step>,
     waited: BTreeSet<String>,
     moved: Instant,
@@ -103,6 +105,7 @@ pub async fn settle(
             .and_then(Selector::of)
             .unwrap_or(Selector::Only(BTreeSet::new())),
         apps: BTreeMap::new(),
+        met: BTreeSet::new(),
         steps: HashMap::new(),
         waited: BTreeSet::new(),
         moved: started,
@@ -124,7 +127,7 @@ pub async fn settle(
     loop {
         if listed {
             let here = arrived.borrow_and_update().clone();
-            state.selector = next_selector(&state.selector, goal, &state.apps, &here);
+            state.selector = next_selector(&state.selector, goal, &state.apps, &state.met, &here);
             if written.as_ref() != Some(&state.selector) {
                 let set = waves::application_set(&state.selector, &goal.overlay);
                 apply(client, FIELD_MANAGER, &[set])
@@ -150,6 +153,7 @@ pub async fn settle(
             Ok(()) = arrived.changed() => {}
             _ = tick.tick() => {
                 let all_here = arrived.borrow().is_none();
+                look_at_conditions(client, &mut state, goal).await;
                 start_again(client, &mut state, goal).await?;
                 look_for_trouble(client, &mut state, goal).await;
                 if let Some((name, reason)) = hopeless(&state, all_here, Instant::now()) {
@@ -194,6 +198,7 @@ fn next_selector(
     now: &Selector,
     goal: &Goal,
     apps: &BTreeMap<String, App>,
+    met: &BTreeSet<Condition>,
     arrived: &Arrived,
 ) -> Selector {
     let Selector::Only(admitted) = now else {
@@ -207,7 +212,7 @@ fn next_selector(
             .all(|image| names.contains(&image.to_string())),
     };
     let loaded: Vec<Bundle> = goal.bundles.iter().filter(here).cloned().collect();
-    let admitted = waves::admit(&loaded, &waves::ready(apps, &goal.revision), admitted);
+    let admitted = waves::admit(&loaded, &waves::ready(apps, &goal.revision), met, admitted);
     if goal
         .bundles
         .iter()
@@ -216,6 +221,28 @@ fn next_selector(
         return Selector::AllBut(goal.excluded.clone());
     }
     Selector::Only(admitted)
+}
+
+/// Looks at the objects whose conditions a bundle waits for; what was met once stays so.
+async fn look_at_conditions(client: &Client, state: &mut State, goal: &Goal) {
+    let Selector::Only(admitted) = &state.selector else {
+        return;
+    };
+    for condition in waves::awaited(&goal.bundles, admitted) {
+        let Condition {
+            api_version,
+            kind,
+            namespace,
+            name,
+            ..
+        } = condition;
+        // An error here is no trouble of the bundle's; the next look comes in a second.
+        if let Ok(Some(object)) = get(client, api_version, kind, namespace, name).await
+            && condition.is_met(&object)
+        {
+            state.met.insert(condition.clone());
+        }
+    }
 }
 
 /// Whether there is nothing left to wait for: every bundle ready, and no Application of a bundle that is gone.
@@ -481,7 +508,7 @@ fn hopeless(state: &State, all_images_here: bool, now: Instant) -> Option<(Strin
                 Seen::NotRendered(message) if lasted >= NOT_RENDERED => {
                     format!(
                         "Argo CD can't render its manifests: {}",
-                        waves::one_line(message)
+                        waves::rendering_error(message)
                     )
                 }
                 Seen::Container(trouble @ Trouble::Image { .. })

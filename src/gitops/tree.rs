@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::git::{Mode, TreeFile, read_folder};
+use super::provide;
 use super::upstream;
 use crate::environment::Environment;
 use crate::inputs::Inputs;
@@ -27,11 +28,16 @@ pub fn tree(inputs: &Inputs, store: &Store) -> anyhow::Result<Vec<TreeFile>> {
         }
     }
     files.extend(pass_through_overlays(inputs));
-    let placed = upstream::files(store, &inputs.bundles, inputs.environment.images.into())?;
+    let placed = upstream::files(store, inputs)?;
     files.retain(|file| !placed.iter().any(|placed| placed.path == file.path));
     files.extend(placed);
     files.sort();
     Ok(files)
+}
+
+/// The definitions of custom resources that the bundles take from upstream.
+pub fn definitions(inputs: &Inputs, store: &Store) -> anyhow::Result<Vec<Value>> {
+    Ok(provide::definitions(&upstream::files(store, inputs)?))
 }
 
 /// The name of the overlay that the ApplicationSet syncs in every bundle.

@@ -10,30 +10,42 @@ use flate2::read::GzDecoder;
 use tar::{Archive, EntryType};
 
 use super::git::{Mode, TreeFile};
-use crate::bundle::{Bundle, Upstream};
+use crate::inputs::Inputs;
 use crate::store::{Name, Origin, Store, Wanted};
 
-/// What a bundle's upstream entries need from the store.
-pub fn wanted(bundle: &Bundle, origin: Origin) -> impl Iterator<Item = Wanted> {
-    bundle.upstream.iter().map(move |upstream| Wanted {
-        name: Name::File(upstream.address.clone()),
-        origin,
-        digest: upstream.sha256.clone(),
-    })
+/// What the bundles' upstream entries need from the store.
+pub fn wanted(inputs: &Inputs) -> Vec<Wanted> {
+    let entries = inputs.bundles.iter().flat_map(|bundle| &bundle.upstream);
+    entries
+        .map(|upstream| {
+            let (address, digest) = inputs.fetched(upstream);
+            Wanted {
+                name: Name::File(address.to_owned()),
+                origin: inputs.environment.images.into(),
+                digest: digest.cloned(),
+            }
+        })
+        .collect()
 }
 
-/// The files that the upstream entries of these bundles become in the pushed tree.
-pub fn files(store: &Store, bundles: &[Bundle], origin: Origin) -> anyhow::Result<Vec<TreeFile>> {
+/// The files that the bundles' upstream entries become in the pushed tree.
+pub fn files(store: &Store, inputs: &Inputs) -> anyhow::Result<Vec<TreeFile>> {
     let mut files = Vec::new();
-    for bundle in bundles {
+    for bundle in &inputs.bundles {
         for upstream in &bundle.upstream {
+            let (address, _) = inputs.fetched(upstream);
             let place = format!(
                 "bundles/{}/{}/{}",
                 bundle.project,
                 bundle.name,
                 upstream.path.display()
             );
-            files.extend(placed(store, upstream, origin, &place)?);
+            files.extend(placed(
+                store,
+                address,
+                inputs.environment.images.into(),
+                &place,
+            )?);
         }
     }
     Ok(files)
@@ -41,12 +53,11 @@ pub fn files(store: &Store, bundles: &[Bundle], origin: Origin) -> anyhow::Resul
 
 fn placed(
     store: &Store,
-    upstream: &Upstream,
+    address: &str,
     origin: Origin,
     place: &str,
 ) -> anyhow::Result<Vec<TreeFile>> {
-    let address = &upstream.address;
-    let entry = store.find(&Name::File(address.clone()), origin)?;
+    let entry = store.find(&Name::File(address.to_owned()), origin)?;
     let entry = entry
         .with_context(|| format!("{address} is not in the store {}", store.folder().display()))?;
     let bytes = store.read(address, &entry.target)?;

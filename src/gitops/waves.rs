@@ -15,6 +15,7 @@ use super::argocd::NAMESPACE;
 use super::source::{ADDRESS, BRANCH};
 use crate::bundle::Bundle;
 use crate::kube::text;
+use crate::need::{Condition, Need};
 
 /// The name of the ApplicationSet.
 pub const NAME: &str = "bundles";
@@ -201,7 +202,7 @@ impl App {
         }
         words.extend(self.unwell.iter().take(2).cloned());
         if !self.message.is_empty() {
-            words.push(one_line(&self.message));
+            words.push(rendering_error(&self.message));
         }
         words.join("; ")
     }
@@ -219,10 +220,19 @@ pub fn short(revision: &str) -> &str {
 /// A message on one line, of bearable length.
 pub fn one_line(message: &str) -> String {
     let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(300) {
+    match line.char_indices().nth(600) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
     }
+}
+
+/// Why kustomize failed, out of a message that begins with all the arguments it was called with.
+pub fn rendering_error(message: &str) -> String {
+    let told = message
+        .split_once("` failed ")
+        .map_or(message, |(_, told)| told);
+    let told = told.split_once("Error: ").map_or(told, |(_, error)| error);
+    one_line(&told.replace("<path to cached source>/", ""))
 }
 
 fn owns(application: &Value) -> Vec<String> {
@@ -267,20 +277,33 @@ fn unwell(application: &Value) -> Vec<String> {
         .collect()
 }
 
-/// The bundles whose needs are all ready, beside those that are in already. The list only grows: a name taken out of it
-/// would delete its Application.
+/// The bundles whose needs are all met, beside those that are in already. The list only grows: a name taken out of it would
+/// delete its Application.
 pub fn admit(
     bundles: &[Bundle],
     ready: &BTreeSet<String>,
+    met: &BTreeSet<Condition>,
     admitted: &BTreeSet<String>,
 ) -> BTreeSet<String> {
+    let is_met = |need: &Need| {
+        ready.contains(&need.bundle) || need.when.as_ref().is_some_and(|when| met.contains(when))
+    };
     let now = bundles
         .iter()
-        .filter(|bundle| bundle.needs.iter().all(|need| ready.contains(&need.bundle)));
+        .filter(|bundle| bundle.needs.iter().all(is_met));
     admitted
         .iter()
         .cloned()
         .chain(now.map(|bundle| bundle.name.clone()))
+        .collect()
+}
+
+/// The conditions that somebody outside still waits for.
+pub fn awaited<'a>(bundles: &'a [Bundle], admitted: &BTreeSet<String>) -> BTreeSet<&'a Condition> {
+    bundles
+        .iter()
+        .filter(|bundle| !admitted.contains(&bundle.name))
+        .flat_map(|bundle| bundle.needs.iter().filter_map(|need| need.when.as_ref()))
         .collect()
 }
 
@@ -290,4 +313,132 @@ pub fn ready(apps: &BTreeMap<String, App>, revision: &str) -> BTreeSet<String> {
         .filter(|(_, app)| app.is_ready(revision))
         .map(|(name, _)| name.clone())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bundle(name: &str, needs: &[&str]) -> Bundle {
+        Bundle::for_tests(name, needs.iter().copied().map(Need::bundle).collect())
+    }
+
+    fn names(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_bundle_comes_in_when_its_needs_are_met_and_never_goes_out() {
+        let condition = Condition {
+            api_version: "v1".into(),
+            kind: "Cluster".into(),
+            namespace: "n".into(),
+            name: "db".into(),
+            field: "status.readyInstances".into(),
+            at_least: 1,
+        };
+        let mut keycloak = bundle("keycloak", &["mesh"]);
+        let primary = Need {
+            bundle: "db".into(),
+            when: Some(condition.clone()),
+        };
+        keycloak.needs.push(primary);
+        let bundles = [
+            bundle("names", &[]),
+            bundle("mesh", &["names"]),
+            bundle("db", &["mesh"]),
+            keycloak,
+        ];
+        let (nothing, none) = (BTreeSet::new(), BTreeSet::new());
+        assert_eq!(
+            admit(&bundles, &nothing, &none, &nothing),
+            names(&["names"])
+        );
+        assert_eq!(
+            admit(&bundles, &names(&["names"]), &none, &names(&["names"])),
+            names(&["mesh", "names"])
+        );
+        let ready = names(&["names", "mesh"]);
+        assert_eq!(
+            admit(&bundles, &ready, &none, &nothing),
+            names(&["db", "mesh", "names"])
+        );
+        assert_eq!(
+            awaited(&bundles, &names(&["names", "mesh", "db"])),
+            BTreeSet::from([&condition])
+        );
+        // The primary is enough; and what is in stays in, also when its needs fall ill again.
+        let met = BTreeSet::from([condition]);
+        let all = names(&["db", "keycloak", "mesh", "names"]);
+        assert_eq!(admit(&bundles, &ready, &met, &nothing), all);
+        assert_eq!(admit(&bundles, &nothing, &none, &all), all);
+    }
+
+    #[test]
+    fn the_selector_reads_back_what_it_writes() {
+        for selector in [
+            Selector::Only(names(&["a", "b"])),
+            Selector::AllBut(names(&["c"])),
+            Selector::AllBut(BTreeSet::new()),
+        ] {
+            assert_eq!(
+                Selector::of(&application_set(&selector, "dev")),
+                Some(selector)
+            );
+        }
+    }
+
+    #[test]
+    fn an_application_says_what_it_waits_for() {
+        let application = json!({
+            "metadata": {"name": "logs"},
+            "status": {
+                "sync": {"status": "Synced", "revision": "4f2a91c0"},
+                "health": {"status": "Progressing"},
+                "operationState": {"phase": "Succeeded", "syncResult": {"revision": "4f2a91c0"}},
+                "resources": [
+                    {"kind": "Service", "name": "logs", "status": "Synced", "health": {"status": "Healthy"}},
+                    {"kind": "Deployment", "name": "logs", "status": "Synced",
+                     "health": {"status": "Progressing", "message": "0 of 1 updated replicas are available"}},
+                ],
+            },
+        });
+        let app = App::of(&application);
+        assert!(!app.is_ready("4f2a91c0"));
+        insta::assert_snapshot!(app.waits_for("4f2a91c0"), @"Progressing; Deployment logs Progressing (0 of 1 updated replicas are available)");
+        insta::assert_snapshot!(app.waits_for("abcdef01"), @"still at 4f2a91c");
+        insta::assert_snapshot!(App::default().waits_for("abcdef01"), @"Argo CD hasn't looked at it yet");
+        let well = App {
+            health: "Healthy".into(),
+            unwell: Vec::new(),
+            ..app
+        };
+        assert!(well.is_ready("4f2a91c0"));
+        assert_eq!(well.waits_for("4f2a91c0"), "");
+        // Healthy, but at another revision, or with a sync under way, isn't ready.
+        assert!(!well.is_ready("abcdef01"));
+        assert!(
+            !App {
+                operation: "Running".into(),
+                ..well.clone()
+            }
+            .is_ready("4f2a91c0")
+        );
+        assert!(
+            !App {
+                leaving: true,
+                ..well
+            }
+            .is_ready("4f2a91c0")
+        );
+    }
+
+    #[test]
+    fn of_a_failed_rendering_the_reason_is_told() {
+        let message = "Failed to load target state: failed to generate manifest for source 1 of 1: rpc error: code = Unknown desc = \
+            `kustomize build <path to cached source>/bundles/a/b/overlays/dev --enable-helm` failed exit status 1: Error: \
+            accumulating resources: open <path to cached source>/bundles/a/b/base/no-such.yaml: no such file or directory";
+        insta::assert_snapshot!(rendering_error(message), @"accumulating resources: open bundles/a/b/base/no-such.yaml: no such file or directory");
+        assert_eq!(rendering_error("something else"), "something else");
+    }
 }

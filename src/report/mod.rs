@@ -399,6 +399,7 @@ mod tests {
             command: "kind create cluster".to_owned(),
             status: "exit status 1".to_owned(),
             stderr_tail: "ERROR: no space\nleft on device".to_owned(),
+            hint: None,
         })
         .context("can't create the cluster dev");
         insta::assert_snapshot!(plainly(&failed), @r"

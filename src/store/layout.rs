@@ -194,6 +194,21 @@ impl Store {
         })
     }
 
+    /// Opens the store only to look into it: nothing is made or removed. `None` where there is none yet.
+    pub fn look(folder: &Path) -> anyhow::Result<Option<Self>> {
+        let what = || format!("can't open the store {}", folder.display());
+        let in_use = match File::open(folder.join("in-use")) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(what),
+        };
+        in_use.lock_shared().with_context(what)?;
+        Ok(Some(Self {
+            folder: folder.to_owned(),
+            _in_use: Arc::new(in_use),
+        }))
+    }
+
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -10,7 +10,7 @@ pub mod packages;
 pub mod reference;
 pub mod registry;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::fmt;
 use std::path::Path;
@@ -161,6 +161,25 @@ pub fn missing(store: &Store, wanted: &[Wanted]) -> anyhow::Result<Vec<Wanted>> 
     Ok(missing)
 }
 
+/// What of `missing` was there and isn't whole any more.
+fn damaged(store: &Store, missing: &[Wanted]) -> anyhow::Result<Vec<DamagedBlob>> {
+    let entries = store.entries()?;
+    let damage = |wanted: &Wanted| {
+        let entry = entries
+            .iter()
+            .find(|entry| entry.name == wanted.name && entry.origin == wanted.origin)?;
+        let error = store.verify(entry, Verify::Sizes).err()?;
+        error.downcast_ref::<DamagedBlob>().cloned()
+    };
+    let mut damaged: Vec<DamagedBlob> = Vec::new();
+    for blob in missing.iter().filter_map(damage) {
+        if !damaged.iter().any(|known| known.digest == blob.digest) {
+            damaged.push(blob);
+        }
+    }
+    Ok(damaged)
+}
+
 /// Fetches or builds what is missing, in the order given where there is one.
 pub async fn fill(
     store: &Store,
@@ -170,15 +189,36 @@ pub async fn fill(
     step: &Step,
 ) -> anyhow::Result<Filled> {
     let missing = missing(store, wanted)?;
+    let damaged: Vec<Step> = damaged(store, &missing)?
+        .iter()
+        .map(|damaged| step.child(damaged.to_string()))
+        .collect();
+    let fetched = fetch(store, &missing, sources, stop, step).await?;
+    for step in damaged {
+        step.done("fetched anew");
+    }
+    Ok(Filled {
+        found: wanted.len() - missing.len(),
+        fetched,
+    })
+}
+
+async fn fetch(
+    store: &Store,
+    missing: &[Wanted],
+    sources: Sources<'_>,
+    stop: &Stop,
+    step: &Step,
+) -> anyhow::Result<Vec<Entry>> {
     let (mut to_build, mut to_pull, mut to_download) = (Vec::new(), Vec::new(), Vec::new());
-    for Wanted {
-        name,
-        origin,
-        digest,
-    } in &missing
-    {
+    for wanted in missing {
+        let Wanted {
+            name,
+            origin,
+            digest,
+        } = wanted;
         match (origin, name) {
-            (Origin::Packages, name) => to_build.push(name.clone()),
+            (Origin::Packages, _) => to_build.push(wanted.clone()),
             (Origin::Registry, Name::Image(reference)) => to_pull.push(reference.clone()),
             (Origin::Registry, Name::File(address)) => to_download.push((address, digest)),
         }
@@ -194,10 +234,7 @@ pub async fn fill(
         registry::fetch_file(store, address, digest.as_ref(), stop, step)
     }));
     let (built, pulled, downloaded) = future::try_join3(build, pull, download).await?;
-    Ok(Filled {
-        found: wanted.len() - missing.len(),
-        fetched: [built, pulled, downloaded].concat(),
-    })
+    Ok([built, pulled, downloaded].concat())
 }
 
 /// The images among `wanted`, in their order. All must be in the store.
@@ -275,7 +312,7 @@ async fn mend(
     };
     let step = step.child(damaged.to_string());
     store.remove_blob(&damaged.digest)?;
-    fill(store, wanted, sources, stop, &step).await?;
+    fetch(store, &missing(store, wanted)?, sources, stop, &step).await?;
     step.done("fetched anew");
     Ok(())
 }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use super::layout::{Descriptor, Entry, Store, Verify};
-use super::{Name, Origin};
+use super::layout::{DamagedBlob, Descriptor, Entry, Store, Verify};
+use super::{Name, Origin, Wanted};
 use crate::error::Failure;
 use crate::event::Step;
 use crate::exec::{Cmd, run_lines};
@@ -44,10 +44,11 @@ struct LastBuild {
 pub async fn build(
     store: &Store,
     project: &Path,
-    names: &[Name],
+    wanted: &[Wanted],
     stop: &Stop,
     step: &Step,
 ) -> anyhow::Result<Vec<Entry>> {
+    let names: Vec<Name> = wanted.iter().map(|wanted| wanted.name.clone()).collect();
     let script = project.join(SCRIPT);
     if !script.exists() {
         return Err(Failure::Other {
@@ -77,7 +78,8 @@ pub async fn build(
     })
     .await
     .context("can't build the images from package registries")?;
-    let entries = read(&lines, names)?;
+    let entries = read(&lines, &names)?;
+    refuse_other_content(&entries, wanted)?;
 
     step.waiting("verifying what was built");
     let checked = (store.clone(), entries.clone());
@@ -86,7 +88,7 @@ pub async fn build(
         for entry in &entries {
             store
                 .verify(entry, Verify::Digests)
-                .with_context(|| format!("{SCRIPT} says that {} is built", entry.name))?;
+                .map_err(|error| not_what_it_says(&store, entry, error))?;
         }
         store.enter(&entries)
     })
@@ -148,6 +150,47 @@ fn read(lines: &[String], names: &[Name]) -> anyhow::Result<Vec<Entry>> {
     Ok(entries)
 }
 
+/// What was delivered under a wrong digest must not be found there by the next run.
+fn not_what_it_says(store: &Store, entry: &Entry, error: anyhow::Error) -> anyhow::Error {
+    let Some(damaged) = error.downcast_ref::<DamagedBlob>() else {
+        return error.context(format!("{SCRIPT} says that {} is built", entry.name));
+    };
+    let _ = store.remove_blob(&damaged.digest);
+    Failure::Other {
+        message: format!(
+            "{SCRIPT} says that {} is built, but {}: {}",
+            entry.name,
+            damaged.path.display(),
+            damaged.what
+        ),
+        hint: "that file was removed; run the same command again with -v to see how it is built"
+            .to_owned(),
+    }
+    .into()
+}
+
+/// A file whose digest is known must have it, however it was made.
+fn refuse_other_content(entries: &[Entry], wanted: &[Wanted]) -> anyhow::Result<()> {
+    for Wanted { name, digest, .. } in wanted {
+        let built = entries.iter().find(|entry| entry.name == *name);
+        let (Some(expected), Some(built)) = (digest, built) else {
+            continue;
+        };
+        if built.target.digest != *expected {
+            return Err(Failure::Other {
+                message: format!(
+                    "{SCRIPT} built {name} with the digest {}, expected {expected}",
+                    built.target.digest
+                ),
+                hint: "see that scripts/packages is of the same version as devenv: `git status scripts/packages`, `cargo install --path . --locked`"
+                    .to_owned(),
+            }
+            .into());
+        }
+    }
+    Ok(())
+}
+
 fn parse(line: &str) -> anyhow::Result<Entry> {
     let built: Built = serde_json::from_str(line)?;
     Ok(Entry {
@@ -199,10 +242,19 @@ mod tests {
             .to_vec()
     }
 
+    fn wanted() -> Vec<Wanted> {
+        let wanted = |name| Wanted {
+            name,
+            origin: Origin::Packages,
+            digest: None,
+        };
+        names().into_iter().map(wanted).collect()
+    }
+
     async fn try_build(store: &Store, project: &Path) -> (anyhow::Result<Vec<Entry>>, Vec<String>) {
         let (events, mut receiver) = Events::channel();
         let step = events.step("packages");
-        let built = build(store, project, &names(), &Stop::new(), &step).await;
+        let built = build(store, project, &wanted(), &Stop::new(), &step).await;
         drop((step, events));
         let mut said = Vec::new();
         while let Some(timed) = receiver.recv().await {
@@ -263,7 +315,8 @@ mod tests {
                 "hex=ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73",
             );
         assert_snapshot!(told(&lies).await, @r"
-        scripts/packages/build says that https://x.test/kind is built: the store's copy of https://x.test/kind is damaged: CACHE/store/blobs/sha256/ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73: its digest is sha256:65f23e22a9bfedda96929b3cfcb8b6d2fdd34a2e877ddb81f45d79ab05710e12
+        scripts/packages/build says that https://x.test/kind is built, but CACHE/store/blobs/sha256/ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73: its digest is sha256:65f23e22a9bfedda96929b3cfcb8b6d2fdd34a2e877ddb81f45d79ab05710e12
+        hint: that file was removed; run the same command again with -v to see how it is built
         ");
     }
 

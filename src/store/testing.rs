@@ -23,7 +23,7 @@ pub(super) const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") {
 };
 
 /// An empty store that goes with the value.
-pub(super) fn empty() -> (TempDir, Store) {
+pub(crate) fn empty() -> (TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("store")).unwrap();
     (folder, store)

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Debian parts: a root made by debootstrap, and layers on it made by what an installation changed.
 
-readonly debian_release=bookworm
+readonly debian_release=bookworm newer_debian_release=forky
 debian_mirror=
 
 # Sets debian_mirror: the one named in DEVENV_DEBIAN_MIRROR, else the one that this machine's apt takes Debian from, else
@@ -22,10 +22,15 @@ find_debian_mirror() {
 # Never in a layer: what belongs to the machine that builds, or can be fetched again.
 readonly outside_layers='^\./(dev|proc|sys|tmp|run|var/cache|var/log|var/lib/apt/lists)/|^\./(etc/resolv\.conf|etc/[^/]*-|usr/sbin/policy-rc\.d|var/lib/dpkg/[^/]*-old)$|__pycache__'
 
+# With `with_proc` set, the program finds /proc: in a mount namespace that ends with it, so nothing is left mounted.
 in_root() {
-  local root=$1
+  local root=$1 enter=(chroot "$1")
   shift
-  chroot "$root" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
+  if [ -n "${with_proc:-}" ]; then
+    # shellcheck disable=SC2016
+    enter=(unshare --mount sh -c 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"' "$root")
+  fi
+  "${enter[@]}" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
     DEBIAN_FRONTEND=noninteractive SYSTEMD_OFFLINE=1 http_proxy="${http_proxy:-}" https_proxy="${https_proxy:-}" no_proxy="${no_proxy:-}" "$@"
 }
 
@@ -44,10 +49,10 @@ list_of() { (cd "$1" && find . -mindepth 1 -printf '%p\n' | LC_ALL=C sort); }
 
 wanted_in_layer() { grep -Ev "$outside_layers" || [ $? -eq 1 ]; }
 
-# A copy of the base to install into, as $scratch/root.
+# A copy of the base, or of another part's root, to install into, as $scratch/root.
 copy_of_base() {
   local result
-  result_of base
+  result_of "${1:-base}"
   cp -a --reflink=auto "$result/root" "$scratch/root"
   list_of "$scratch/root" >"$scratch/before"
   touch "$scratch/copied"
@@ -66,4 +71,17 @@ pack_changes() {
   done <"$scratch/removed"
   (cd "$root" && find . -mindepth 1 -cnewer "$scratch/copied" -printf '%p\n' | LC_ALL=C sort) | wanted_in_layer >"$scratch/changed"
   pack_layer "$root" "$scratch/changed"
+}
+
+# files_of_packages <root> <tree> <package>…: what these packages brought into the root, copied to the tree, less what
+# only people and compilers read.
+files_of_packages() {
+  local root=$1 tree=$2 name
+  shift 2
+  in_root "$root" dpkg-query -L "$@" |
+    sed -E 's#^/(bin|sbin|lib|lib64)/#/usr/\1/#' | grep -E '^/(usr/(sbin|lib|lib64)|etc)/' | LC_ALL=C sort -u |
+    while read -r name; do
+      if [ -L "$root$name" ] || [ -f "$root$name" ]; then echo "${name#/}"; fi
+    done | grep -v /gconv/ >"$scratch/files"
+  tar -C "$root" --files-from "$scratch/files" -cf - | tar -C "$tree" -xf -
 }

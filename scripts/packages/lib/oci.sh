@@ -96,19 +96,22 @@ layout_archive() {
   tar -C "$tree" -cf - oci-layout index.json blobs
 }
 
-# Puts a part's blobs into the store. A link where both lie on one disk: then a blob takes its space once.
+# Puts a part's blobs into the store. A link where both lie on one disk: then a blob takes its space once, and what a disk
+# damages in one place is damaged in both. So each is hashed on its way; one that is not what it was is thrown away, and
+# 1 says that its part has to be built anew.
 deliver() {
-  local result=$1 digest size hex temporary
-  while read -r digest size; do
+  local result=$1 digest hex temporary
+  while read -r digest _; do
     hex=${digest#sha256:}
     if [ -e "$store/blobs/sha256/$hex" ]; then
       continue
     fi
     temporary=$store/blobs/.packages-$$-$hex
     ln -f "$cache/blobs/sha256/$hex" "$temporary" 2>/dev/null || cp "$cache/blobs/sha256/$hex" "$temporary"
-    if [ "$(stat -c %s "$temporary")" -ne "$size" ]; then
+    if [ "$(sha256sum <"$temporary")" != "$hex  -" ]; then
       rm -f "$temporary" "$cache/blobs/sha256/$hex"
-      fail "the cached blob $hex was damaged, and is removed" "run this again: it will be built anew"
+      say "the cached blob $hex is damaged: it is built anew"
+      return 1
     fi
     mv -f "$temporary" "$store/blobs/sha256/$hex"
   done <"$result/blobs"

@@ -5,7 +5,7 @@
 # result is never checked for age and never overwritten. It is made under $cache/tmp and renamed into place at the end:
 # a killed run leaves nothing that looks finished.
 
-declare -A needs_of builder_of inputs_of text_of key_of part_of
+declare -A needs_of builder_of inputs_of text_of tools_of key_of part_of
 
 # part <id> "<needs>" <builder function> [input files and folders…]: a part made by the recipe file that calls this.
 part() {
@@ -15,6 +15,13 @@ part() {
   shift 3
   inputs_of[$id]="${BASH_SOURCE[1]} $*"
   text_of[$id]=
+}
+
+# needs_tools <part> <command>=<Debian package>…: programs that building it takes, besides those that all parts take.
+needs_tools() {
+  local id=$1
+  shift
+  tools_of[$id]+=" $*"
 }
 
 # offer <name> <part>: the name by which others ask for a part.
@@ -148,18 +155,21 @@ stop_jobs() {
   job_of=()
 }
 
-# The base waits for the network and the disk, the programs for the processors: it is made beside them.
+# The bases wait for the network and the disk, the programs for the processors: they are made beside them.
 build_missing() {
-  local id programs=() others=()
+  local id bases=() programs=() others=()
   for id in "${missing[@]}"; do
     case $id in
-      base) start_part base ;;
+      base | newer-base)
+        start_part "$id" # not as a condition of something: its errors would not end it then
+        bases+=("$id")
+        ;;
       program/*) programs+=("$id") ;;
       *) others+=("$id") ;;
     esac
   done
   for id in "${programs[@]}"; do build_part "$id"; done
-  if [ -n "${job_of[base]:-}" ]; then finish_part base; fi
+  for id in "${bases[@]}"; do finish_part "$id"; done
   for id in "${others[@]}"; do build_part "$id"; done
 }
 
