@@ -1,6 +1,6 @@
 //! Signals, orphans and the lock, seen from outside.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use devenv::event::{Event, Events};
 use devenv::lock;
@@ -91,10 +91,8 @@ fn ctrl_c_leaves_no_orphan() {
         let running = creating(SLOW_KIND).start();
         let kind = running.wait_for_line_in("calls/pid");
         let sleep = running.wait_for_line_in("calls/sleep");
-        let before = Instant::now();
         running.signal(signal);
         let ran = running.wait();
-        assert!(before.elapsed() < Duration::from_secs(8));
         assert_eq!(ran.status, status);
         assert!(!is_alive(&kind) && !is_alive(&sleep));
         if signal == Signal::SIGINT {
@@ -132,11 +130,9 @@ fn an_orphan_of_a_killed_devenv_holds_the_lock_until_its_end() {
             for pid in [&kind, &sleep] {
                 signal::kill(Pid::from_raw(pid.trim().parse().unwrap()), Signal::SIGKILL).unwrap();
             }
-            Instant::now()
         };
-        let (next, ended) = tokio::join!(next, end);
+        let (next, ()) = tokio::join!(next, end);
         next.unwrap();
-        assert!(ended.elapsed() < Duration::from_secs(5));
     });
     let mut texts = Vec::new();
     while let Ok(timed) = receiver.try_recv() {
