@@ -4,8 +4,8 @@
 //! made. They take minutes, so they are ignored by default; `scripts/test` runs them, one after the other.
 
 use std::fs;
-use std::io::Read as _;
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -34,16 +34,47 @@ struct Ran {
 }
 
 impl Road {
+    /// With the whole platform of the repository.
+    fn platform() -> Self {
+        let road = Self::new();
+        copy(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles"),
+            &road.project("bundles"),
+        );
+        road
+    }
+
+    /// With two bundles in two waves, for what doesn't need the whole platform: its namespaces, and one thing that runs.
+    fn small() -> Self {
+        let road = Self::new();
+        let bundles = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles");
+        for folder in ["environment", "infrastructure/namespaces"] {
+            copy(&bundles.join(folder), &road.project("bundles").join(folder));
+        }
+        road.write(
+            "bundles/observability/victorialogs/bundle.yaml",
+            &format!(
+                "wave: 4\nnamespace: observability-system\nneeds: [namespaces]\nimages: [{IMAGE}]\n"
+            ),
+        );
+        road.write(
+            "bundles/observability/victorialogs/base/kustomization.yaml",
+            "namespace: observability-system\nresources: [victoria-logs.yaml]\ncomponents: [../../../environment]\n",
+        );
+        road.write(LOGS, SMALL_LOGS);
+        let environment = format!("cluster-configs/{NAME}.yaml");
+        let text = fs::read_to_string(road.project(&environment)).unwrap();
+        let kept = text.lines().filter(|line| !line.starts_with("exclude:"));
+        road.write(&environment, &kept.collect::<Vec<_>>().join("\n"));
+        road
+    }
+
     fn new() -> Self {
         let folder = tempfile::Builder::new()
             .prefix("devenv-e2e-")
             .tempdir()
             .unwrap();
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-        copy(
-            &repository.join("bundles"),
-            &folder.path().join("project/bundles"),
-        );
         let configs = folder.path().join("project/cluster-configs");
         fs::create_dir_all(&configs).unwrap();
         fs::create_dir_all(folder.path().join("run")).unwrap();
@@ -127,6 +158,20 @@ impl Road {
         serde_json::from_str(&self.run(&["status", "-o", "json"]).stdout).unwrap()
     }
 
+    /// The port of this machine that leads to a port of the node.
+    fn port_of(&self, node_port: u16) -> u16 {
+        let text = fs::read_to_string(self.project("cluster-configs/kind.yaml")).unwrap();
+        let before = text
+            .split(&format!("containerPort: {node_port}\n"))
+            .next()
+            .unwrap();
+        let line = before
+            .lines()
+            .rfind(|line| line.contains("hostPort:"))
+            .unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
     /// Whether each Application is Synced and Healthy, as Argo CD itself says.
     fn applications(&self) -> Vec<String> {
         let lines = kubectl(&[
@@ -202,6 +247,32 @@ fn output(name: &str, args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// One request to a port of this machine, as it is written, and the whole answer.
+fn http(port: u16, request: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    // A server that closes without a word ends the answer too.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Like [`kubectl`], where a refusal is as good an answer.
+fn try_kubectl(args: &[&str]) -> Result<String, String> {
+    let inside = [
+        "exec",
+        NODE,
+        "kubectl",
+        "--kubeconfig",
+        "/etc/kubernetes/admin.conf",
+    ];
+    let output = program("docker").args(inside).args(args).output().unwrap();
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
 /// kubectl of the node itself: another program than the one that is tested.
 fn kubectl(args: &[&str]) -> String {
     let inside = [
@@ -263,13 +334,36 @@ fn kind_processes() -> Vec<String> {
 const NOTHING_TO_CHANGE: &str = "nothing to change: 2 of 2 applications healthy at <revision>";
 const READY: &str = "ready: 2 of 2 applications healthy at <revision>";
 const APPLIED: &str = "applied: 2 of 2 applications healthy at <revision>";
+/// What the small project runs.
+const IMAGE: &str = "docker.io/victoriametrics/victoria-logs:v1.52.1";
+const SMALL_LOGS: &str = "\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: victoria-logs}
+spec:
+  strategy: {type: Recreate}
+  selector: {matchLabels: {app: victoria-logs}}
+  template:
+    metadata: {labels: {app: victoria-logs}}
+    spec:
+      containers:
+        - name: victoria-logs
+          image: docker.io/victoriametrics/victoria-logs:v1.52.1
+          args: [-storageDataPath=/data, -retentionPeriod=7d]
+          ports:
+            - name: http
+              containerPort: 9428
+          readinessProbe: {httpGet: {path: /health, port: http}, periodSeconds: 1}
+          volumeMounts: [{name: data, mountPath: /data}]
+      volumes: [{name: data, emptyDir: {}}]
+";
 const LOGS: &str = "bundles/observability/victorialogs/base/victoria-logs.yaml";
 
 #[test]
 #[ignore = "takes a real cluster"]
 fn e2e_a_day_with_it() {
     let volumes_before = volumes();
-    let road = Road::new();
+    let road = Road::small();
 
     // In the morning: everything is made, and Argo CD itself says that it is well.
     assert_eq!(road.succeed(&["up"]), READY);
@@ -335,21 +429,6 @@ fn e2e_a_day_with_it() {
         "{}",
         plan.stdout
     );
-
-    // The logs of the cluster are there, with their labels.
-    let query = "/api/v1/namespaces/observability-system/services/victoria-logs:http/proxy/select/logsql/query?query=kubernetes.pod_namespace:argocd&limit=1";
-    let line = wait_for("a line of Argo CD's in VictoriaLogs", || {
-        let answer = kubectl(&["get", "--raw", query]);
-        (!answer.trim().is_empty()).then_some(answer)
-    });
-    let line: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
-    for label in [
-        "kubernetes.pod_namespace",
-        "kubernetes.pod_name",
-        "kubernetes.container_name",
-    ] {
-        assert!(line[label].is_string(), "{line}");
-    }
 
     // An edited bundle arrives, uncommitted as it is.
     road.edit(LOGS, "-retentionPeriod=7d", "-retentionPeriod=9d");
@@ -462,14 +541,199 @@ fn e2e_a_day_with_it() {
 
 #[test]
 #[ignore = "takes a real cluster"]
+fn e2e_the_whole_platform() {
+    let road = Road::platform();
+    assert_eq!(
+        road.succeed(&["up"]),
+        "ready: 10 of 10 applications healthy at <revision>"
+    );
+    let port = road.port_of(80);
+
+    // One door, and only for names that are known.
+    let get = |host: &str, path: &str| {
+        http(
+            port,
+            &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"),
+        )
+    };
+    assert!(get("argocd.local", "/healthz").starts_with("HTTP/1.1 200 "));
+    assert!(get("logs.local", "/select/vmui/").starts_with("HTTP/1.1 200 "));
+    assert!(get("elsewhere.local", "/").starts_with("HTTP/1.1 404 "));
+    let discovery = get(
+        "keycloak.local",
+        "/realms/master/.well-known/openid-configuration",
+    );
+    assert!(
+        discovery.contains("\"issuer\":\"https://keycloak.local/realms/master\""),
+        "{discovery}"
+    );
+
+    // A token, with the login that devenv made once.
+    let secret = |name: &str, key: &str| {
+        let path = format!("go-template={{{{index .data \"{key}\" | base64decode}}}}");
+        kubectl(&["get", "secret", name, "-n", "iam-system", "-o", &path])
+    };
+    let admin = "keycloak-instance-initial-admin";
+    let form = format!(
+        "grant_type=password&client_id=admin-cli&username={}&password={}",
+        secret(admin, "username"),
+        secret(admin, "password")
+    );
+    let token = http(
+        port,
+        &format!(
+            "POST /realms/master/protocol/openid-connect/token HTTP/1.1\r\nHost: keycloak.local\r\n\
+             X-Forwarded-Proto: https\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{form}",
+            form.len()
+        ),
+    );
+    assert!(token.contains("\"access_token\""), "{token}");
+
+    // STRICT: plaintext from outside the mesh is refused at a port that answers inside.
+    let pod = "/api/v1/namespaces/iam-system/pods";
+    let refused = try_kubectl(&[
+        "get",
+        "--raw",
+        &format!("{pod}/http:keycloak-instance-0:8080/proxy/realms/master"),
+    ]);
+    assert!(refused.is_err(), "{refused:?}");
+    // PERMISSIVE at the status port of PostgreSQL, which the operator asks without a sidecar.
+    let status = kubectl(&[
+        "get",
+        "--raw",
+        &format!("{pod}/https:keycloak-db-1:8000/proxy/pg/status"),
+    ]);
+    assert!(status.contains("\"isPrimary\""), "{status}");
+
+    // Three instances, the replicas streaming, and what Keycloak wrote is on one.
+    let phase = kubectl(&[
+        "get",
+        "cluster",
+        "keycloak-db",
+        "-n",
+        "iam-system",
+        "-o",
+        "jsonpath={.status.phase} {.status.readyInstances}",
+    ]);
+    assert_eq!(phase, "Cluster in healthy state 3");
+    let primary = kubectl(&[
+        "get",
+        "cluster",
+        "keycloak-db",
+        "-n",
+        "iam-system",
+        "-o",
+        "jsonpath={.status.currentPrimary}",
+    ]);
+    let query = |pod: &str, database: &str, query: &str| {
+        kubectl(&[
+            "exec",
+            "-n",
+            "iam-system",
+            "-c",
+            "postgres",
+            pod,
+            "--",
+            "psql",
+            "-U",
+            "postgres",
+            "-d",
+            database,
+            "-Atc",
+            query,
+        ])
+    };
+    assert_eq!(
+        query(
+            &primary,
+            "postgres",
+            "select count(*) from pg_stat_replication where state = 'streaming'"
+        )
+        .trim(),
+        "2"
+    );
+    assert!(query(&primary, "postgres", "show server_version").starts_with("18."));
+    let replica = ["keycloak-db-1", "keycloak-db-2", "keycloak-db-3"]
+        .into_iter()
+        .find(|pod| *pod != primary)
+        .unwrap();
+    assert_eq!(
+        query(replica, "keycloak", "select name from realm").trim(),
+        "master"
+    );
+
+    // What Keycloak logs is found, with its namespace, pod and container.
+    let logs = "/select/logsql/query?query=kubernetes.pod_namespace:iam-system%20AND%20kubernetes.container_name:keycloak&limit=1";
+    let line = wait_for("a line of Keycloak's in VictoriaLogs", || {
+        let answer = get("logs.local", logs);
+        answer
+            .find("{\"")
+            .map(|start| answer[start..].lines().next().unwrap().to_owned())
+    });
+    let line: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["kubernetes.pod_name"], "keycloak-instance-0", "{line}");
+
+    // In order: a bundle's resources aren't older than what it needs was ready.
+    let made = |kind: &str, name: &str, namespace: &str| {
+        kubectl(&[
+            "get",
+            kind,
+            name,
+            "-n",
+            namespace,
+            "-o",
+            "jsonpath={.metadata.creationTimestamp}",
+        ])
+    };
+    let istiod = made("deployment", "istiod", "istio-system");
+    let gateway = made("deployment", "istio-ingressgateway", "istio-ingress");
+    let database = made("cluster", "keycloak-db", "iam-system");
+    let keycloak = made("statefulset", "keycloak-instance", "iam-system");
+    assert!(
+        istiod < gateway && istiod < database && database < keycloak,
+        "{istiod} {gateway} {database} {keycloak}"
+    );
+
+    // Again: nothing is changed. And a setting of Keycloak's is rolled out by a sync.
+    assert_eq!(
+        road.succeed(&["up"]),
+        "nothing to change: 10 of 10 applications healthy at <revision>"
+    );
+    let stateful_set = "bundles/iam/keycloak/overlays/packages/stateful-set.yaml";
+    road.edit(
+        stateful_set,
+        "name: KC_LOG_LEVEL\n              value: info",
+        "name: KC_LOG_LEVEL\n              value: info,org.keycloak.events:debug",
+    );
+    assert_eq!(
+        road.succeed(&["sync"]),
+        "applied: 10 of 10 applications healthy at <revision>"
+    );
+    let environment = kubectl(&[
+        "get",
+        "pod",
+        "keycloak-instance-0",
+        "-n",
+        "iam-system",
+        "-o",
+        "jsonpath={..env[?(@.name==\"KC_LOG_LEVEL\")].value}",
+    ]);
+    assert!(
+        environment.contains("org.keycloak.events:debug"),
+        "{environment}"
+    );
+}
+
+#[test]
+#[ignore = "takes a real cluster"]
 fn e2e_trouble_is_explained_and_mended() {
-    let road = Road::new();
+    let road = Road::small();
     assert_eq!(road.succeed(&["up"]), READY);
 
     // An image that is neither in the store nor to be had.
-    let image = "docker.io/victoriametrics/victoria-logs:v1.52.1";
     let victoria = fs::read_to_string(road.project(LOGS)).unwrap();
-    road.edit(LOGS, image, "packages.devenv.test/no-such:1");
+    road.edit(LOGS, IMAGE, "packages.devenv.test/no-such:1");
     let ran = road.run(&["sync"]);
     assert_eq!(ran.status, 1, "{}", ran.stderr);
     let error = ran.error();
@@ -587,7 +851,7 @@ fn e2e_trouble_is_explained_and_mended() {
 #[test]
 #[ignore = "takes a real cluster"]
 fn e2e_a_killed_up_is_finished_by_the_next() {
-    let road = Road::new();
+    let road = Road::small();
 
     // Ctrl-C while kind works: nothing of it goes on, and nothing is lost.
     let child = road.start(&["up"]);
@@ -640,7 +904,7 @@ fn e2e_a_killed_up_is_finished_by_the_next() {
 #[test]
 #[ignore = "takes a real Docker"]
 fn e2e_a_cluster_of_somebody_else_is_left_alone() {
-    let road = Road::new();
+    let road = Road::small();
     let label = format!("io.x-k8s.kind.cluster={CLUSTER}");
     let image = "packages.devenv.test/node:1.34.4";
     // As kind makes them, but without our mark.
