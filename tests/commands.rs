@@ -13,6 +13,7 @@ fn docker_is_not_there() {
     let ran = project().args(["up"]).start().wait();
     insta::assert_snapshot!(ran.transcript(), @r"
     --- stderr
+    [time] dev leaves out: victorialogs
     error: Docker isn't installed: nothing is at unix://[temp]/no-docker.sock, and there is no `docker` on PATH
 
     hint: install it: https://docs.docker.com/engine/install
@@ -27,6 +28,7 @@ fn docker_is_out_of_order() {
     let ran = project().docker(&engine).args(["up"]).start().wait();
     insta::assert_snapshot!(ran.transcript(), @r"
     --- stderr
+    [time] dev leaves out: victorialogs
     error: Docker at unix:[engine]/docker.sock answered with an error: Docker responded with status code 500: no space left on device
 
     hint: see what `docker version` says
@@ -38,6 +40,7 @@ fn docker_is_out_of_order() {
 fn an_error_is_json_on_request() {
     let ran = project().args(["up", "-o", "json"]).start().wait();
     insta::assert_snapshot!(ran.transcript(), @r#"
+    {"at":[time],"event":"notice","text":"dev leaves out: victorialogs"}
     {"event":"error","message":"Docker isn't installed: nothing is at unix://[temp]/no-docker.sock, and there is no `docker` on PATH","hint":"install it: https://docs.docker.com/engine/install","exit":1}
     --- stderr
     --- status 1
@@ -89,6 +92,7 @@ fn a_cluster_of_somebody_else_is_left_alone() {
         if command == "up" {
             insta::assert_snapshot!(ran.transcript(), @r"
             --- stderr
+            [time] dev leaves out: victorialogs
             error: a kind cluster named devenv-dev exists that this environment didn't make (its nodes lack the mount /devenv/[id])
 
             hint: if nobody needs it: kind delete cluster --name devenv-dev; else give this environment another name by renaming [temp]/project/cluster-configs/dev.yaml
