@@ -35,7 +35,8 @@ build_keycloak() {
   chown -R 1000:0 "$root/opt/keycloak"
   chmod -R g+rwX "$root/opt/keycloak"
   { layers_of newer-base && layers_of jre && pack_changes; } >"$scratch/layers"
-  make_image "{\"Env\": [\"$path_variable\", \"LANG=C.UTF-8\"], \"Entrypoint\": [\"/opt/keycloak/bin/kc.sh\"],
+  # The variable makes kc.sh measure the heap by the container's memory limit, as in upstream's image.
+  make_image "{\"Env\": [\"$path_variable\", \"LANG=C.UTF-8\", \"KC_RUN_IN_CONTAINER=true\"], \"Entrypoint\": [\"/opt/keycloak/bin/kc.sh\"],
     \"User\": \"1000:0\", \"WorkingDir\": \"/\", \"ExposedPorts\": {\"8080/tcp\": {}, \"9000/tcp\": {}},
     \"Labels\": {\"org.opencontainers.image.title\": \"keycloak\", \"org.opencontainers.image.version\": \"$keycloak\",
       \"org.opencontainers.image.description\": \"Keycloak's own distribution on Debian's Java, built by devenv\"}}" "$scratch/layers"
