@@ -244,7 +244,7 @@ fn read(root: &Path, mistakes: &mut Vec<Mistake>) -> Vec<Draft> {
             folder,
             "there are no bundles here".to_owned(),
             Some(format!(
-                "a bundle is a folder `{FOLDER}/<project>/<name>/` with a {FILE}"
+                "a bundle is a folder `{FOLDER}/<project>/<name>/` with a {FILE}; the default ones: devenv init"
             )),
         ));
     }

@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and nothing of what it does.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -62,6 +63,14 @@ pub enum Command {
     Status,
     /// Push the working tree, uncommitted changes included, and wait until it is applied
     Sync(Sync),
+    /// Write the default bundles and cluster configs into a folder, ready to edit
+    ///
+    /// A file that exists is never written over.
+    Init {
+        /// The folder
+        #[arg(default_value = ".", value_name = "DIR")]
+        folder: PathBuf,
+    },
     /// Print the path of the environment's kubeconfig
     Kubeconfig,
     /// Print a shell's completion script
@@ -69,21 +78,6 @@ pub enum Command {
         /// The shell
         shell: Shell,
     },
-}
-
-impl Command {
-    /// As it was typed, for the message that somebody else waits for it.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Up(_) => "up",
-            Self::Down => "down",
-            Self::Reset => "reset",
-            Self::Status => "status",
-            Self::Sync(_) => "sync",
-            Self::Kubeconfig => "kubeconfig",
-            Self::Completions { .. } => "completions",
-        }
-    }
 }
 
 /// `devenv up`.

@@ -476,7 +476,8 @@ fn no_project(working_directory: &Path) -> Failure {
             "there is no `{FOLDER}/` in {} or any folder above it",
             working_directory.display()
         ),
-        hint: "run devenv in the folder of the repository that holds it".to_owned(),
+        hint: "run devenv in the folder of the repository that holds it, or begin one: devenv init"
+            .to_owned(),
     }
 }
 

@@ -339,7 +339,7 @@ mod tests {
         ");
         assert_snapshot!(told_from(&folder, "dev", Path::new("/")), @r"
         there is no `cluster-configs/` in / or any folder above it
-        hint: run devenv in the folder of the repository that holds it
+        hint: run devenv in the folder of the repository that holds it, or begin one: devenv init
         ");
     }
 
@@ -770,7 +770,7 @@ mod tests {
         fs::remove_dir_all(folder.path().join("bundles")).unwrap();
         assert_snapshot!(told(&folder), @r"
         bundles: there are no bundles here
-        hint: a bundle is a folder `bundles/<project>/<name>/` with a bundle.yaml
+        hint: a bundle is a folder `bundles/<project>/<name>/` with a bundle.yaml; the default ones: devenv init
         ");
     }
 

@@ -36,6 +36,7 @@ pub mod event;
 pub mod exec;
 pub mod gitops;
 pub mod images;
+pub mod init;
 pub mod inputs;
 pub mod kube;
 pub mod lock;
@@ -93,6 +94,7 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
             report::data(&text)?;
             Ok(exit)
         }
+        Command::Init { folder } => init::init(&context, &folder),
         Command::Kubeconfig => {
             let environment = inputs::environment(&context.selector, &context.directory)?;
             report::data(

@@ -310,7 +310,7 @@ fn an_environment_that_is_not_there() {
             --- stderr
             error: there is no `cluster-configs/` in [temp]/project or any folder above it
 
-            hint: run devenv in the folder of the repository that holds it
+            hint: run devenv in the folder of the repository that holds it, or begin one: devenv init
             --- status 2
             "),
         }
@@ -1130,6 +1130,7 @@ fn help_and_completions() {
       reset        Back to the state after `up`: the cluster anew, from the full store
       status       Show what is: the cluster, Argo CD, each application and what it waits for
       sync         Push the working tree, uncommitted changes included, and wait until it is applied
+      init         Write the default bundles and cluster configs into a folder, ready to edit
       kubeconfig   Print the path of the environment's kubeconfig
       completions  Print a shell's completion script
       help         Print this message or the help of the given subcommand(s)

@@ -172,3 +172,50 @@ fn the_path_of_the_kubeconfig_is_data() {
     ");
     assert_eq!(test.without_readers().start().wait().status, 0);
 }
+
+#[test]
+fn init_writes_the_defaults_and_never_over_a_file() {
+    let test = Test::new()
+        .file(
+            "team/bundles/environment/environment.yaml",
+            "the team's own\n",
+        )
+        .args(["init", "team"]);
+    let ran = test.clone().start().wait();
+    let text = ran.transcript();
+    assert!(
+        text.contains("bundles/environment/environment.yaml was there and is left as it is"),
+        "{text}"
+    );
+    assert!(
+        text.ends_with(
+            "1 files were there and are left as they are; devenv up brings it up\n--- status 0\n"
+        ),
+        "{text}"
+    );
+    let read = |path: &str| std::fs::read_to_string(test.path("project/team").join(path)).unwrap();
+    assert_eq!(
+        read("bundles/environment/environment.yaml"),
+        "the team's own\n"
+    );
+    for path in [
+        "bundles/iam/keycloak/bundle.yaml",
+        "bundles/infrastructure/istiod/overlays/prod/kustomization.yaml",
+        "cluster-configs/dev.yaml",
+    ] {
+        let own =
+            std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
+                .unwrap();
+        assert_eq!(read(path), own);
+    }
+    // All of it was there by now.
+    let again = test.clone().start().wait().transcript();
+    assert!(again.contains("0 written into"), "{again}");
+    // And it is a project: its files are read without a mistake, as far as Docker, which isn't there.
+    let up = test
+        .args(["up", "-e", "team/cluster-configs/dev.yaml"])
+        .start()
+        .wait()
+        .transcript();
+    assert!(up.contains("error: Docker isn't installed"), "{up}");
+}
