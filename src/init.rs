@@ -35,9 +35,7 @@ pub fn init(context: &Context, folder: &Path) -> anyhow::Result<Exit> {
     }
     context.events.verdict(match kept.len() {
         0 => "ready to edit; devenv up brings it up".to_owned(),
-        count => {
-            format!("{count} files were there and are left as they are; devenv up brings it up")
-        }
+        count => format!("ready to edit, {count} of them as they were; devenv up brings it up"),
     });
     Ok(Exit::Ready)
 }
