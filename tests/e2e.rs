@@ -47,21 +47,14 @@ impl Road {
     /// With two bundles in two waves, for what doesn't need the whole platform: its namespaces, and one thing that runs.
     fn small() -> Self {
         let road = Self::new();
-        let bundles = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles");
-        for folder in ["environment", "infrastructure/namespaces"] {
-            copy(&bundles.join(folder), &road.project("bundles").join(folder));
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for folder in ["bundles/environment", "bundles/infrastructure/namespaces"] {
+            copy(&repository.join(folder), &road.project(folder));
         }
-        road.write(
-            "bundles/observability/victorialogs/bundle.yaml",
-            &format!(
-                "wave: 4\nnamespace: observability-system\nneeds: [namespaces]\nimages: [{IMAGE}]\n"
-            ),
+        copy(
+            &repository.join("tests/small/bundles"),
+            &road.project("bundles"),
         );
-        road.write(
-            "bundles/observability/victorialogs/base/kustomization.yaml",
-            "namespace: observability-system\nresources: [victoria-logs.yaml]\ncomponents: [../../../environment]\n",
-        );
-        road.write(LOGS, SMALL_LOGS);
         let environment = format!("cluster-configs/{NAME}.yaml");
         let text = fs::read_to_string(road.project(&environment)).unwrap();
         let kept = text.lines().filter(|line| !line.starts_with("exclude:"));
@@ -336,27 +329,6 @@ const READY: &str = "ready: 2 of 2 applications healthy at <revision>";
 const APPLIED: &str = "applied: 2 of 2 applications healthy at <revision>";
 /// What the small project runs.
 const IMAGE: &str = "docker.io/victoriametrics/victoria-logs:v1.52.1";
-const SMALL_LOGS: &str = "\
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: victoria-logs}
-spec:
-  strategy: {type: Recreate}
-  selector: {matchLabels: {app: victoria-logs}}
-  template:
-    metadata: {labels: {app: victoria-logs}}
-    spec:
-      containers:
-        - name: victoria-logs
-          image: docker.io/victoriametrics/victoria-logs:v1.52.1
-          args: [-storageDataPath=/data, -retentionPeriod=7d]
-          ports:
-            - name: http
-              containerPort: 9428
-          readinessProbe: {httpGet: {path: /health, port: http}, periodSeconds: 1}
-          volumeMounts: [{name: data, mountPath: /data}]
-      volumes: [{name: data, emptyDir: {}}]
-";
 const LOGS: &str = "bundles/observability/victorialogs/base/victoria-logs.yaml";
 
 #[test]
