@@ -3,16 +3,17 @@
 //!
 //! # The way through `up`
 //! ```text
-//! command line ─ cli          cluster-configs/, bundles/ ─ inputs (environment, bundle, cluster::kind_config, yaml)
+//! command line ─ cli          cluster-configs/, bundles/ ─ inputs (environment, bundle, need, pins, cluster::kind_config, yaml)
 //!    │                           every mistake is found before anything is touched
 //!    └──────────────► up ◄──────┘
 //!                     │ cluster   observe → decide → realise, and the API server's client
 //!                     │ images    which ones, in which order ─ store (layout, registry, packages) → store::import
-//!                     │ gitops    argocd (install) · source, git, tree (push) · waves (decide) · settle (do and wait)
+//!                     │ gitops    argocd (install) · source, git, tree, upstream (push) · waves (decide) · settle (do and wait)
+//!                     │           provide (what git can't hold: secrets, addresses, and definitions ahead of time)
 //!                     ▼
 //!                   ready, or an error with its reason and a hint
 //! ```
-//! [`down`], [`reset`], [`sync`], [`status`] and [`plan`] are recipes of the same parts; each reads from top to bottom.
+//! [`down`], [`reset`], [`sync`], [`status`], [`init`] and [`plan`] are recipes of the same parts; each reads from top to bottom.
 //!
 //! # Invariants
 //! - State is observed, never remembered: Docker's containers, the API server and the files are asked anew each time, and

@@ -232,13 +232,18 @@ async fn set_up_gitops(
     let (definitions, rest) = manifests(inputs, store, needed)?;
     let mut changed = argocd::install_definitions(&client, &definitions).await?;
     let theirs = tree::definitions(inputs, store)?;
-    let ((), made) = tokio::try_join!(
+    let ((), made, tuned) = tokio::try_join!(
         wait_for_images(context, &step, &mut arrivals, needed),
         provide::apply_definitions(&client, &theirs),
+        cluster::dns::tune(context, &client, &step),
     )?;
     changed.extend(made);
+    changed.extend(tuned);
     changed.extend(argocd::install(&client, &rest).await?);
-    let revision = push(context, inputs, store, &client, &step).await?;
+    let (revision, ()) = tokio::try_join!(
+        push(context, inputs, store, &client, &step),
+        cluster::dns::wait_until_it_answers(context, &client, &step),
+    )?;
     match changed.len() {
         0 => step.unchanged(format!("{} is installed", argocd::VERSION)),
         count => step.done(format!(

@@ -266,6 +266,201 @@ fn try_kubectl(args: &[&str]) -> Result<String, String> {
     }
 }
 
+/// An overlay, rendered as Argo CD renders it, from the tree that was pushed.
+struct Overlay {
+    bundle: String,
+    name: String,
+    objects: Vec<Value>,
+}
+
+/// Not rendered: its manifests are in no package registry.
+const NOT_HERE: &str = "keycloak-operator";
+
+/// All overlays of all bundles. The pushed tree is complete: it holds the charts.
+fn overlays(road: &Road) -> Vec<Overlay> {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map_or_else(
+            || PathBuf::from(std::env::var("HOME").unwrap()).join(".cache"),
+            PathBuf::from,
+        )
+        .join("devenv");
+    let tree = road.folder.path().join("tree");
+    let kubeconfig = road.run(&["kubeconfig"]).stdout;
+    let id = Path::new(kubeconfig.trim())
+        .parent()
+        .unwrap()
+        .file_name()
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let repository = cache.join(format!("git/{id}.git")).display().to_string();
+    output(
+        "git",
+        &["clone", "--quiet", &repository, &tree.display().to_string()],
+    );
+    let tool = |name: &str| cache.join("packages/bin").join(name).display().to_string();
+    let folders = |path: &Path| -> Vec<PathBuf> {
+        let mut found: Vec<PathBuf> = fs::read_dir(path)
+            .into_iter()
+            .flatten()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        found.retain(|path| path.is_dir());
+        found.sort();
+        found
+    };
+    let mut overlays = Vec::new();
+    for project in folders(&tree.join("bundles")) {
+        for bundle in folders(&project)
+            .into_iter()
+            .filter(|bundle| bundle.join("bundle.yaml").exists() && !bundle.ends_with(NOT_HERE))
+        {
+            for overlay in folders(&bundle.join("overlays")) {
+                let path = overlay.display().to_string();
+                let text = output(
+                    &tool("kustomize"),
+                    &[
+                        "build",
+                        "--enable-helm",
+                        "--helm-command",
+                        &tool("helm"),
+                        &path,
+                    ],
+                );
+                overlays.push(Overlay {
+                    bundle: bundle.file_name().unwrap().to_str().unwrap().to_owned(),
+                    name: overlay.file_name().unwrap().to_str().unwrap().to_owned(),
+                    objects: devenv::yaml::documents(&path, &text).unwrap(),
+                });
+            }
+        }
+    }
+    assert!(overlays.len() > 25, "{}", overlays.len());
+    overlays
+}
+
+/// No container without limits, none that is always pulled, none without its restrictions but for the README's exceptions;
+/// no literal secret; no image that its bundle doesn't list; and the API server takes it, its webhooks included.
+fn keeps_the_rules(road: &Road, overlay: &Overlay) {
+    let inputs = devenv::inputs::load(&NAME.into(), &road.project(".")).unwrap();
+    let named = devenv::yaml::parse::<Value>(
+        Path::new("bundle.yaml"),
+        &fs::read_to_string(bundle_file(road, &overlay.bundle)).unwrap(),
+    )
+    .unwrap();
+    let listed: Vec<String> = named["images"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|image| {
+            inputs
+                .environment
+                .image(&image.as_str().unwrap().parse().unwrap())
+                .to_string()
+        })
+        .collect();
+    for object in &overlay.objects {
+        let what = format!(
+            "{} {}: {} {}",
+            overlay.bundle, overlay.name, object["kind"], object["metadata"]["name"]
+        );
+        if object["kind"] == "Secret" {
+            assert!(
+                object["data"].is_null() && object["stringData"].is_null(),
+                "{what} is a literal secret"
+            );
+        }
+        let pod = &object["spec"]["template"]["spec"];
+        let containers = ["containers", "initContainers"]
+            .into_iter()
+            .flat_map(|list| pod[list].as_array().into_iter().flatten());
+        for container in containers {
+            let what = format!("{what}, container {}", container["name"]);
+            let restrictions = &container["securityContext"];
+            let either = |key: &str| {
+                if restrictions[key].is_null() {
+                    &pod["securityContext"][key]
+                } else {
+                    &restrictions[key]
+                }
+            };
+            assert!(
+                container["resources"]["limits"]["memory"].is_string(),
+                "{what} has no limit of memory"
+            );
+            assert_ne!(container["imagePullPolicy"], "Always", "{what}");
+            assert_eq!(restrictions["allowPrivilegeEscalation"], false, "{what}");
+            assert_eq!(
+                restrictions["capabilities"]["drop"],
+                serde_json::json!(["ALL"]),
+                "{what}"
+            );
+            assert_eq!(restrictions["readOnlyRootFilesystem"], true, "{what}");
+            let reads_logs = container["name"] == "promtail" || container["name"] == "vlagent";
+            assert!(
+                reads_logs || either("runAsNonRoot") == true,
+                "{what} may run as root"
+            );
+            let image = container["image"].as_str().unwrap();
+            assert!(
+                image == "auto" || listed.contains(&image.to_owned()),
+                "{what} runs {image}, which its bundle doesn't list"
+            );
+        }
+    }
+    let known = overlay.objects.iter().filter(|object| {
+        !object["apiVersion"]
+            .as_str()
+            .unwrap()
+            .starts_with("k8s.keycloak.org/") // its definitions come with its operator
+    });
+    let manifest: String = known.map(|object| format!("---\n{object}\n")).collect();
+    let inside = [
+        "exec",
+        "--interactive",
+        NODE,
+        "kubectl",
+        "--kubeconfig",
+        "/etc/kubernetes/admin.conf",
+    ];
+    let apply = [
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--field-manager=test",
+        "--dry-run=server",
+        "--filename=-",
+    ];
+    let mut child = program("docker")
+        .args(inside)
+        .args(apply)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(manifest.as_bytes())
+        .unwrap();
+    let ran = ended(child);
+    assert_eq!(
+        ran.status, 0,
+        "{} {}: {}",
+        overlay.bundle, overlay.name, ran.stderr
+    );
+}
+
+fn bundle_file(road: &Road, bundle: &str) -> PathBuf {
+    let projects = fs::read_dir(road.project("bundles")).unwrap();
+    let mut files =
+        projects.map(|project| project.unwrap().path().join(bundle).join("bundle.yaml"));
+    files.find(|file| file.exists()).unwrap()
+}
+
 /// kubectl of the node itself: another program than the one that is tested.
 fn kubectl(args: &[&str]) -> String {
     let inside = [
@@ -666,6 +861,11 @@ fn e2e_the_whole_platform() {
         istiod < gateway && istiod < database && database < keycloak,
         "{istiod} {gateway} {database} {keycloak}"
     );
+
+    // Every overlay of every bundle renders, keeps the rules, and is what the API server takes.
+    for overlay in overlays(&road) {
+        keeps_the_rules(&road, &overlay);
+    }
 
     // Again: nothing is changed. And a setting of Keycloak's is rolled out by a sync.
     assert_eq!(

@@ -3,6 +3,7 @@
 //!
 //! Nothing about a cluster is remembered between two runs: Docker's containers and the API server are asked anew.
 
+pub mod dns;
 pub mod kind;
 pub mod kind_config;
 pub mod ports;
