@@ -409,13 +409,35 @@ fn keeps_the_rules(road: &Road, overlay: &Overlay) {
             );
         }
     }
-    let known = overlay.objects.iter().filter(|object| {
-        !object["apiVersion"]
-            .as_str()
-            .unwrap()
-            .starts_with("k8s.keycloak.org/") // its definitions come with its operator
-    });
-    let manifest: String = known.map(|object| format!("---\n{object}\n")).collect();
+    let (definitions, rest): (Vec<&Value>, Vec<&Value>) = overlay
+        .objects
+        .iter()
+        // Keycloak's kinds come with its operator.
+        .filter(|object| {
+            !object["apiVersion"]
+                .as_str()
+                .unwrap()
+                .starts_with("k8s.keycloak.org/")
+        })
+        .partition(|object| object["kind"] == "CustomResourceDefinition");
+    // Definitions are too long for the annotation that the one way needs; the other way would keep what another overlay has.
+    tried(
+        overlay,
+        &definitions,
+        &["--server-side", "--force-conflicts", "--field-manager=test"],
+    );
+    tried(overlay, &rest, &[]);
+}
+
+/// What the API server and its webhooks say to these objects, without keeping them.
+fn tried(overlay: &Overlay, objects: &[&Value], how: &[&str]) {
+    if objects.is_empty() {
+        return;
+    }
+    let manifest: String = objects
+        .iter()
+        .map(|object| format!("---\n{object}\n"))
+        .collect();
     let inside = [
         "exec",
         "--interactive",
@@ -424,17 +446,10 @@ fn keeps_the_rules(road: &Road, overlay: &Overlay) {
         "--kubeconfig",
         "/etc/kubernetes/admin.conf",
     ];
-    let apply = [
-        "apply",
-        "--server-side",
-        "--force-conflicts",
-        "--field-manager=test",
-        "--dry-run=server",
-        "--filename=-",
-    ];
     let mut child = program("docker")
         .args(inside)
-        .args(apply)
+        .args(["apply", "--dry-run=server", "--filename=-"])
+        .args(how)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
