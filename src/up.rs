@@ -3,11 +3,12 @@
 //! The order is the one a person would tell it in: read and check what was written; look what is there; fill the store;
 //! then make the cluster, and load images and set up Argo CD as soon as each can begin. Everything is safe to run again.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
@@ -331,6 +332,9 @@ async fn wait_for_images(
     Ok(())
 }
 
+/// How long pushes may be refused.
+const REFUSED: Duration = Duration::from_secs(60);
+
 /// Commits the working tree and pushes it into the cluster's git; returns the revision.
 pub async fn push(
     context: &Context,
@@ -357,13 +361,25 @@ pub async fn push(
             source::NAME
         ),
     };
-    let pod = wait_for(&wait, step, &context.stop, || async {
-        Ok(source::ready_pod(client)
-            .await?
-            .map_or_else(Look::NotYet, Look::Ready))
+    // Right after a restart of the node a pod still counts as ready that isn't running yet: its first refusals are no failure.
+    let refused_since = Cell::new(None::<Instant>);
+    wait_for(&wait, step, &context.stop, || async {
+        let pod = match source::ready_pod(client).await? {
+            Ok(pod) => pod,
+            Err(why) => return Ok(Look::NotYet(why)),
+        };
+        let pushed = source::push(client, &pod, &repository, step, &context.stop).await;
+        let Err(error) = pushed else {
+            return Ok(Look::Ready(()));
+        };
+        let since = refused_since.get().unwrap_or_else(Instant::now);
+        refused_since.set(Some(since));
+        Ok(match since.elapsed() < REFUSED {
+            true => Look::NotYet(format!("{error:#}")),
+            false => Look::Never(format!("{error:#}")),
+        })
     })
     .await?;
-    source::push(client, &pod, &repository, step, &context.stop).await?;
     Ok(revision)
 }
 
