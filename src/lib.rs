@@ -6,7 +6,7 @@
 //! command line ─ cli          cluster-configs/, bundles/ ─ inputs (environment, bundle, need, pins, cluster::kind_config, yaml)
 //!    │                           every mistake is found before anything is touched
 //!    └──────────────► up ◄──────┘
-//!                     │ cluster   observe → decide → realise, and the API server's client
+//!                     │ cluster   observe → decide → create or start, and the API server's client
 //!                     │ images    which ones, in which order ─ store (layout, registry, packages) → store::import
 //!                     │ gitops    argocd (install) · source, git, tree, upstream (push) · waves (decide) · settle (do and wait)
 //!                     │           provide (what git can't hold: secrets, addresses, and definitions ahead of time)

@@ -124,12 +124,8 @@ pub fn definitions(files: &[TreeFile]) -> Vec<Value> {
         .filter(|(_, text)| text.contains("kind: CustomResourceDefinition"))
         .filter_map(|(path, text)| yaml::documents(path, text).ok())
         .flatten()
-        .filter(|object| text_is(object, "/kind", "CustomResourceDefinition"))
+        .filter(|object| text(object, "/kind") == "CustomResourceDefinition")
         .collect()
-}
-
-fn text_is(object: &Value, pointer: &str, wanted: &str) -> bool {
-    text(object, pointer) == wanted
 }
 
 /// Applies definitions that aren't there, under the name of Argo CD's controller, which takes them over without a

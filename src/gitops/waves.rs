@@ -235,13 +235,16 @@ pub fn rendering_error(message: &str) -> String {
     one_line(&told.replace("<path to cached source>/", ""))
 }
 
-fn owns(application: &Value) -> Vec<String> {
-    let resources = application
+fn resources(application: &Value) -> impl Iterator<Item = &Value> {
+    application
         .pointer("/status/resources")
         .and_then(Value::as_array)
         .into_iter()
-        .flatten();
-    resources
+        .flatten()
+}
+
+fn owns(application: &Value) -> Vec<String> {
+    resources(application)
         .map(|resource| text(resource, "/name").to_owned())
         .collect::<BTreeSet<_>>()
         .into_iter()
@@ -249,12 +252,7 @@ fn owns(application: &Value) -> Vec<String> {
 }
 
 fn unwell(application: &Value) -> Vec<String> {
-    let resources = application
-        .pointer("/status/resources")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
-    resources
+    resources(application)
         .filter(|resource| {
             !matches!(text(resource, "/health/status"), "" | "Healthy")
                 || text(resource, "/status") == "OutOfSync"
