@@ -408,17 +408,19 @@ impl Group {
     async fn terminate(&mut self) {
         let Some(leader) = self.leader else { return };
         let _ = killpg(leader, UnixSignal::SIGTERM);
-        let gone = async {
-            let _ = self.child.wait().await;
-            while lives(leader) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        if tokio::time::timeout(GRACE, gone).await.is_err() {
+        if tokio::time::timeout(GRACE, self.gone(leader)).await.is_err() {
             let _ = killpg(leader, UnixSignal::SIGKILL);
-            let _ = self.child.wait().await;
+            let _ = tokio::time::timeout(LINGER, self.gone(leader)).await;
         }
         self.leader = None;
+    }
+
+    /// Ends when the child is buried and nobody of its group lives.
+    async fn gone(&mut self, leader: Pid) {
+        let _ = self.child.wait().await;
+        while lives(leader) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 
