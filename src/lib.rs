@@ -41,6 +41,7 @@ pub mod init;
 pub mod inputs;
 pub mod kube;
 pub mod lock;
+pub mod names;
 pub mod need;
 pub mod paths;
 pub mod pins;
