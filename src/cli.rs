@@ -63,6 +63,15 @@ pub enum Command {
     Status,
     /// Push the working tree, uncommitted changes included, and wait until it is applied
     Sync(Sync),
+    /// Let this machine trust the CA that signs the platform's certificates, or no longer
+    ///
+    /// Without it everything works, but browsers warn, and curl needs --cacert. The CA can sign for the environment's domain
+    /// and `localhost` and nothing else. Its key never leaves your data folder.
+    Trust {
+        /// What to do
+        #[command(subcommand)]
+        command: Trust,
+    },
     /// Write the default bundles and cluster configs into a folder, ready to edit
     ///
     /// A file that exists is never written over.
@@ -94,6 +103,27 @@ pub struct Sync {
     /// Allow to remove more than one bundle at once
     #[arg(long)]
     pub prune: bool,
+}
+
+/// `devenv trust`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Trust {
+    /// Make the CA known to the system and to the browsers that have stores of their own
+    ///
+    /// Says first what it runs; only the system's store needs sudo. `devenv trust uninstall` takes all of it back.
+    Install(Stores),
+    /// Take the CA out of all stores; its files stay, so that it can be installed again
+    Uninstall(Stores),
+    /// Show where the CA is, who trusts it, and what curl needs where nobody does
+    Status,
+}
+
+/// `devenv trust install` and `uninstall`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Stores {
+    /// Print what would be run, and touch nothing
+    #[arg(long)]
+    pub plan: bool,
 }
 
 /// What goes with every command.

@@ -2,13 +2,14 @@
 //!
 //! A program call is data ([`Cmd`]), made by pure code and shown as it could be pasted into a shell; [`run`] is what runs it.
 //! Every child is the leader of its own process group, so that Ctrl-C reaches devenv alone and devenv ends the whole family
-//! in order: SIGTERM, ten seconds, SIGKILL. The exit status is always looked at, and the last lines of stderr are never lost.
+//! in order: SIGTERM, ten seconds, SIGKILL. Only one that may ask for a password stays in front ([`run_on_terminal`]). The exit status is always looked at, and the last lines of stderr are never lost.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -245,6 +246,34 @@ pub async fn run_lines(
     Ok(())
 }
 
+/// Runs a program that may ask the person at the terminal something, as sudo asks for a password. It shares devenv's process
+/// group, because a terminal lets only the group in front read, so Ctrl-C reaches it by itself. It has the terminal for its
+/// own: no step may be shown meanwhile. What it writes goes to stderr, since stdout is for data.
+pub async fn run_on_terminal(cmd: &Cmd, stop: &Stop) -> anyhow::Result<()> {
+    stop.check()?;
+    let stderr = || io::stderr().as_fd().try_clone_to_owned().map(Stdio::from);
+    let mut command = prepared(cmd)?;
+    command.stdin(Stdio::inherit()).stdout(stderr()?);
+    let mut child = spawned(cmd, &mut command).await?;
+    let status = tokio::select! {
+        status = child.wait() => status.with_context(|| format!("can't wait for `{cmd}`"))?,
+        () = stop.requested() => {
+            let _ = tokio::time::timeout(GRACE, child.wait()).await; // the terminal's signal is on its way to it
+            return Err(stop.error());
+        }
+    };
+    if !status.success() {
+        return Err(Failure::CommandFailed {
+            command: cmd.to_string(),
+            status: described(status),
+            stderr_tail: String::new(), // whoever sits there has read it
+            hint: cmd.failed.clone(),
+        }
+        .into());
+    }
+    Ok(())
+}
+
 /// How the wait for a child ended.
 enum End {
     Exited(io::Result<ExitStatus>),
@@ -347,41 +376,16 @@ struct Group {
 
 impl Group {
     async fn start(cmd: &Cmd) -> anyhow::Result<Self> {
-        let program = find(cmd)?;
-        let mut command = command(&program);
+        let mut command = prepared(cmd)?;
         command
-            .args(&cmd.args)
             .stdin(match cmd.stdin {
                 Some(_) => Stdio::piped(),
                 None => Stdio::null(),
             })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true);
-        for Variable { name, value } in &cmd.variables {
-            match value {
-                Value::Plain(value) => command.env(name, value),
-                Value::Secret(Secret(value)) => command.env(
-                    name,
-                    <OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(value),
-                ),
-            };
-        }
-        if let Some(directory) = &cmd.directory {
-            command.current_dir(directory);
-        }
-        let mut tries = 0;
-        let child = loop {
-            match command.spawn() {
-                // Another thread was forking while the program's file was still open for writing; that passes by itself.
-                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < 50 => {
-                    tries += 1;
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                spawned => break spawned.with_context(|| format!("can't start `{cmd}`"))?,
-            }
-        };
+            .process_group(0);
+        let child = spawned(cmd, &mut command).await?;
         let leader = child.id().map(|id| Pid::from_raw(id.cast_signed()));
         Ok(Self { child, leader })
     }
@@ -408,7 +412,10 @@ impl Group {
     async fn terminate(&mut self) {
         let Some(leader) = self.leader else { return };
         let _ = killpg(leader, UnixSignal::SIGTERM);
-        if tokio::time::timeout(GRACE, self.gone(leader)).await.is_err() {
+        if tokio::time::timeout(GRACE, self.gone(leader))
+            .await
+            .is_err()
+        {
             let _ = killpg(leader, UnixSignal::SIGKILL);
             let _ = tokio::time::timeout(LINGER, self.gone(leader)).await;
         }
@@ -467,6 +474,39 @@ fn find(cmd: &Cmd) -> Result<PathBuf, Failure> {
         tool: cmd.tool,
         hint: cmd.hint.clone(),
     })
+}
+
+/// The program with its arguments, variables and folder.
+fn prepared(cmd: &Cmd) -> anyhow::Result<Command> {
+    let mut command = command(&find(cmd)?);
+    command.args(&cmd.args).kill_on_drop(true);
+    for Variable { name, value } in &cmd.variables {
+        match value {
+            Value::Plain(value) => command.env(name, value),
+            Value::Secret(Secret(value)) => command.env(
+                name,
+                <OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(value),
+            ),
+        };
+    }
+    if let Some(directory) = &cmd.directory {
+        command.current_dir(directory);
+    }
+    Ok(command)
+}
+
+async fn spawned(cmd: &Cmd, command: &mut Command) -> anyhow::Result<Child> {
+    let mut tries = 0;
+    loop {
+        match command.spawn() {
+            // Another thread was forking while the program's file was still open for writing; that passes by itself.
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < 50 => {
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            spawned => return spawned.with_context(|| format!("can't start `{cmd}`")),
+        }
+    }
 }
 
 #[expect(

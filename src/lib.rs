@@ -10,10 +10,11 @@
 //!                     │ images    which ones, in which order ─ store (layout, registry, packages) → store::import
 //!                     │ gitops    argocd (install) · source, git, tree, upstream (push) · waves (decide) · settle (do and wait)
 //!                     │           provide (what git can't hold: secrets, addresses, and definitions ahead of time)
+//!                     │ names     tls (a CA for the domain, a certificate for the gateway) ─ trust (the machine's stores)
 //!                     ▼
 //!                   ready, or an error with its reason and a hint
 //! ```
-//! [`down`], [`reset`], [`sync`], [`status`], [`init`] and [`plan`] are recipes of the same parts; each reads from top to bottom.
+//! [`down`], [`reset`], [`sync`], [`status`], [`trust`], [`init`] and [`plan`] are recipes of the same parts; each reads from top to bottom.
 //!
 //! # Invariants
 //! - State is observed, never remembered: Docker's containers, the API server and the files are asked anew each time, and
@@ -53,6 +54,7 @@ pub mod stop;
 pub mod store;
 pub mod suggest;
 pub mod sync;
+pub mod trust;
 pub mod up;
 pub mod wait;
 pub mod yaml;
@@ -96,6 +98,7 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
             report::data(&text)?;
             Ok(exit)
         }
+        Command::Trust { command } => trust::trust(&context, command, output).await,
         Command::Init { folder } => init::init(&context, &folder),
         Command::Kubeconfig => {
             let environment = inputs::environment(&context.selector, &context.directory)?;

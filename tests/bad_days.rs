@@ -1130,6 +1130,7 @@ fn help_and_completions() {
       reset        Back to the state after `up`: the cluster anew, from the full store
       status       Show what is: the cluster, Argo CD, each application and what it waits for
       sync         Push the working tree, uncommitted changes included, and wait until it is applied
+      trust        Let this machine trust the CA that signs the platform's certificates, or no longer
       init         Write the default bundles and cluster configs into a folder, ready to edit
       kubeconfig   Print the path of the environment's kubeconfig
       completions  Print a shell's completion script

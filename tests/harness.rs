@@ -110,6 +110,13 @@ impl Test {
         self
     }
 
+    /// Its starter is started by yet another.
+    pub(crate) fn before<'a>(mut self, starter: impl IntoIterator<Item = &'a str>) -> Self {
+        self.starter
+            .splice(0..0, starter.into_iter().map(str::to_owned));
+        self
+    }
+
     /// The temporary folder; in it `home`, `run`, `bin`, `project`.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -150,6 +157,12 @@ impl Test {
     pub(crate) fn tool(self, name: &str) -> Self {
         let real = which::which(name).unwrap();
         std::os::unix::fs::symlink(real, self.path("bin").join(name)).unwrap();
+        self
+    }
+
+    /// The real program at that place on `PATH`, for one that is where not everybody's `PATH` leads.
+    pub(crate) fn tool_at(self, name: &str, place: &str) -> Self {
+        std::os::unix::fs::symlink(place, self.path("bin").join(name)).unwrap();
         self
     }
 

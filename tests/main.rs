@@ -12,3 +12,5 @@ mod harness;
 mod processes;
 mod report;
 mod trial;
+#[cfg(target_os = "linux")]
+mod trust;
