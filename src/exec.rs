@@ -245,6 +245,47 @@ pub async fn run_lines(
     Ok(())
 }
 
+/// Runs a program that may ask the person at the terminal for something, such as sudo for a password. It stays in devenv's own
+/// process group, to which the terminal talks, so Ctrl-C reaches it without us; its stderr is ours. Borrow the terminal for it:
+/// see [`crate::event::Events::borrow_terminal`].
+pub async fn run_at_terminal(cmd: &Cmd, stop: &Stop) -> anyhow::Result<Output> {
+    stop.check()?;
+    let mut command = prepared(cmd)?;
+    let mut child = spawned(command.stderr(Stdio::inherit()), cmd).await?;
+    let (stdin, pipe) = (child.stdin.take(), child.stdout.take());
+    let mut stdout = Vec::new();
+    let ended = async {
+        let talk = drain(pipe, |chunk| {
+            let room = STDOUT_LIMIT.saturating_sub(stdout.len());
+            stdout.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        });
+        tokio::join!(child.wait(), feed(stdin, cmd.stdin.as_ref()), talk).0
+    };
+    // Another user's process can't be ended by us; it is asked by the same signal, and given some time.
+    let stopped = async {
+        stop.requested().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    let status = tokio::select! {
+        status = ended => status.with_context(|| format!("can't wait for `{cmd}`"))?,
+        () = stopped => return Err(stop.error()),
+    };
+    stop.check()?;
+    if !status.success() {
+        return Err(Failure::CommandFailed {
+            command: cmd.to_string(),
+            status: described(status),
+            stderr_tail: String::new(), // it was seen
+            hint: cmd.failed.clone(),
+        }
+        .into());
+    }
+    Ok(Output {
+        stdout,
+        stderr_tail: String::new(),
+    })
+}
+
 /// How the wait for a child ended.
 enum End {
     Exited(io::Result<ExitStatus>),
@@ -347,41 +388,8 @@ struct Group {
 
 impl Group {
     async fn start(cmd: &Cmd) -> anyhow::Result<Self> {
-        let program = find(cmd)?;
-        let mut command = command(&program);
-        command
-            .args(&cmd.args)
-            .stdin(match cmd.stdin {
-                Some(_) => Stdio::piped(),
-                None => Stdio::null(),
-            })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true);
-        for Variable { name, value } in &cmd.variables {
-            match value {
-                Value::Plain(value) => command.env(name, value),
-                Value::Secret(Secret(value)) => command.env(
-                    name,
-                    <OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(value),
-                ),
-            };
-        }
-        if let Some(directory) = &cmd.directory {
-            command.current_dir(directory);
-        }
-        let mut tries = 0;
-        let child = loop {
-            match command.spawn() {
-                // Another thread was forking while the program's file was still open for writing; that passes by itself.
-                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < 50 => {
-                    tries += 1;
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                spawned => break spawned.with_context(|| format!("can't start `{cmd}`"))?,
-            }
-        };
+        let mut command = prepared(cmd)?;
+        let child = spawned(command.stderr(Stdio::piped()).process_group(0), cmd).await?;
         let leader = child.id().map(|id| Pid::from_raw(id.cast_signed()));
         Ok(Self { child, leader })
     }
@@ -426,6 +434,46 @@ impl Drop for Group {
     fn drop(&mut self) {
         if let Some(leader) = self.leader {
             let _ = killpg(leader, UnixSignal::SIGKILL);
+        }
+    }
+}
+
+/// The call as the system takes it, but for where stderr goes.
+fn prepared(cmd: &Cmd) -> anyhow::Result<Command> {
+    let mut command = command(&find(cmd)?);
+    command
+        .args(&cmd.args)
+        .stdin(match cmd.stdin {
+            Some(_) => Stdio::piped(),
+            None => Stdio::null(),
+        })
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    for Variable { name, value } in &cmd.variables {
+        match value {
+            Value::Plain(value) => command.env(name, value),
+            Value::Secret(Secret(value)) => command.env(
+                name,
+                <OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(value),
+            ),
+        };
+    }
+    if let Some(directory) = &cmd.directory {
+        command.current_dir(directory);
+    }
+    Ok(command)
+}
+
+async fn spawned(command: &mut Command, cmd: &Cmd) -> anyhow::Result<Child> {
+    let mut tries = 0;
+    loop {
+        match command.spawn() {
+            // Another thread was forking while the program's file was still open for writing; that passes by itself.
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < 50 => {
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            spawned => return spawned.with_context(|| format!("can't start `{cmd}`")),
         }
     }
 }
