@@ -10,10 +10,11 @@
 //!                     │ images    which ones, in which order ─ store (layout, registry, packages) → store::import
 //!                     │ gitops    argocd (install) · source, git, tree, upstream (push) · waves (decide) · settle (do and wait)
 //!                     │           provide (what git can't hold: secrets, addresses, and definitions ahead of time)
+//!                     │ names     a marked block in the hosts file: names::hosts decides, hosts_file writes, helper does it as root
 //!                     ▼
 //!                   ready, or an error with its reason and a hint
 //! ```
-//! [`down`], [`reset`], [`sync`], [`status`], [`init`] and [`plan`] are recipes of the same parts; each reads from top to bottom.
+//! [`down`], [`reset`], [`sync`], [`status`], [`hosts`], [`init`] and [`plan`] are recipes of the same parts; each reads from top to bottom.
 //!
 //! # Invariants
 //! - State is observed, never remembered: Docker's containers, the API server and the files are asked anew each time, and
@@ -36,11 +37,13 @@ pub mod error;
 pub mod event;
 pub mod exec;
 pub mod gitops;
+pub mod hosts;
 pub mod images;
 pub mod init;
 pub mod inputs;
 pub mod kube;
 pub mod lock;
+pub mod names;
 pub mod need;
 pub mod paths;
 pub mod pins;
@@ -77,6 +80,9 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
                 ..
             },
     } = cli;
+    if let Command::HostsHelper = command {
+        return names::helper::help(&events, &stop).await;
+    }
     let context = Context {
         events,
         stop,
@@ -95,6 +101,9 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
             report::data(&text)?;
             Ok(exit)
         }
+        Command::Hosts { what } => hosts::hosts(&context, what, output).await,
+        // Has been done above: it is not to need anything of a user's.
+        Command::HostsHelper => Ok(Exit::Ready),
         Command::Init { folder } => init::init(&context, &folder),
         Command::Kubeconfig => {
             let environment = inputs::environment(&context.selector, &context.directory)?;
