@@ -36,6 +36,7 @@ Examples:
   devenv up --plan                 what `up` would do, touching nothing
   devenv sync                      push the working tree, wait until it is applied
   devenv status -o json            what is there, for a program
+  devenv hosts show                the names in the hosts file, and what is in their way
   KUBECONFIG=$(devenv kubeconfig) kubectl get pods -A
   devenv down                      remove all that `up` made
 
@@ -63,6 +64,15 @@ pub enum Command {
     Status,
     /// Push the working tree, uncommitted changes included, and wait until it is applied
     Sync(Sync),
+    /// Show, apply or remove the environment's names in the hosts file
+    Hosts {
+        /// What to do
+        #[command(subcommand)]
+        what: Hosts,
+    },
+    /// Change the hosts file as root, as stdin asks; for devenv itself
+    #[command(name = crate::names::HELPER, hide = true)]
+    HostsHelper,
     /// Let this machine trust the CA that signs the platform's certificates, or no longer
     ///
     /// Without it everything works, but browsers warn, and curl needs --cacert. The CA can sign for the environment's domain
@@ -124,6 +134,17 @@ pub struct Stores {
     /// Print what would be run, and touch nothing
     #[arg(long)]
     pub plan: bool,
+}
+
+/// `devenv hosts`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum Hosts {
+    /// Print the lines that the environment wants, whether they are there, and what is in their way
+    Show,
+    /// Put the lines in; asks for a password by sudo if it must, and only at a terminal
+    Apply,
+    /// Take the lines out again; every other byte of the file stays
+    Remove,
 }
 
 /// What goes with every command.

@@ -45,6 +45,8 @@ pub struct Environment {
     pub overlays: Vec<String>,
     /// The domain below which every name lives.
     pub domain: Domain,
+    /// Whether the names are put into the hosts file.
+    pub hosts: HostsFile,
     /// The bundles that this environment leaves out.
     pub exclude: Vec<String>,
     /// What stands for an upstream image here: upstream reference to the reference used.
@@ -82,6 +84,19 @@ pub enum ImageOrigin {
     Registry,
     /// Built by `scripts/packages` from package registries.
     Packages,
+}
+
+/// Whether an environment's names are put into this machine's hosts file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostsFile {
+    /// If this user may, or lets sudo do it.
+    #[default]
+    Auto,
+    /// The lines are printed, and the file is left alone.
+    Print,
+    /// Nobody wants to hear of it.
+    Off,
 }
 
 /// The name of an environment: at most 24 of a-z, 0-9 and `-`, and no `-` at either end, so that the names made from it
@@ -270,6 +285,8 @@ struct Written {
     #[serde(default = "local")]
     domain: String,
     #[serde(default)]
+    hosts: HostsFile,
+    #[serde(default)]
     exclude: Vec<String>,
     #[serde(default)]
     image_names: BTreeMap<String, String>,
@@ -402,6 +419,7 @@ fn check(
         node_image,
         overlays: written.overlays,
         domain,
+        hosts: written.hosts,
         exclude: written.exclude,
         image_names,
         addresses: written.addresses,

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::stop::Stop;
 
@@ -73,6 +74,12 @@ pub enum Event {
         /// The sentence.
         text: String,
     },
+    /// A program wants the terminal for itself, to ask the person something.
+    Lent {
+        /// What it borrows.
+        #[serde(skip)]
+        terminal: Loan,
+    },
     /// The command's last word, such as "ready: 2 of 2 applications healthy at 4f2a91c"; with it comes the table of phases.
     Verdict {
         /// The sentence.
@@ -92,6 +99,43 @@ pub enum Outcome {
     Failed,
     /// It was given up because something else failed or the command was interrupted.
     Stopped,
+}
+
+/// The terminal on loan. The reporter gives it and waits; nothing is written to it until it is back.
+#[derive(Debug, Clone, Default)]
+pub struct Loan {
+    given: CancellationToken,
+    back: CancellationToken,
+}
+
+impl Loan {
+    /// The terminal is free to be used.
+    pub fn give(&self) {
+        self.given.cancel();
+    }
+
+    /// Ends when it is back.
+    pub async fn returned(&self) {
+        self.back.cancelled().await;
+    }
+}
+
+/// There is one terminal, so one loan says what the other does.
+impl PartialEq for Loan {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// The terminal, until it is dropped.
+#[derive(Debug)]
+#[must_use = "dropped, it is given back"]
+pub struct Borrowed(Loan);
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        self.0.back.cancel();
+    }
 }
 
 /// The sending end of the channel of events; clones feed the same one.
@@ -142,6 +186,19 @@ impl Events {
     /// The command's last word.
     pub fn verdict(&self, text: impl Into<String>) {
         self.send(Event::Verdict { text: text.into() });
+    }
+
+    /// Borrows the terminal from the reporter, once that has written all that came before.
+    pub async fn borrow_terminal(&self) -> Borrowed {
+        let loan = Loan::default();
+        self.send(Event::Lent {
+            terminal: loan.clone(),
+        });
+        tokio::select! {
+            () = loan.given.cancelled() => {}
+            () = self.sender.closed() => {} // nobody writes to it
+        }
+        Borrowed(loan)
     }
 
     fn begin(&self, parent: Option<u64>, name: String) -> Step {

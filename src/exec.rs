@@ -2,14 +2,13 @@
 //!
 //! A program call is data ([`Cmd`]), made by pure code and shown as it could be pasted into a shell; [`run`] is what runs it.
 //! Every child is the leader of its own process group, so that Ctrl-C reaches devenv alone and devenv ends the whole family
-//! in order: SIGTERM, ten seconds, SIGKILL. Only one that may ask for a password stays in front ([`run_on_terminal`]). The exit status is always looked at, and the last lines of stderr are never lost.
+//! in order: SIGTERM, ten seconds, SIGKILL. The exit status is always looked at, and the last lines of stderr are never lost.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -246,32 +245,45 @@ pub async fn run_lines(
     Ok(())
 }
 
-/// Runs a program that may ask the person at the terminal something, as sudo asks for a password. It shares devenv's process
-/// group, because a terminal lets only the group in front read, so Ctrl-C reaches it by itself. It has the terminal for its
-/// own: no step may be shown meanwhile. What it writes goes to stderr, since stdout is for data.
-pub async fn run_on_terminal(cmd: &Cmd, stop: &Stop) -> anyhow::Result<()> {
+/// Runs a program that may ask the person at the terminal for something, such as sudo for a password. It stays in devenv's own
+/// process group, to which the terminal talks, so Ctrl-C reaches it without us; its stderr is ours. Borrow the terminal for it:
+/// see [`crate::event::Events::borrow_terminal`].
+pub async fn run_at_terminal(cmd: &Cmd, stop: &Stop) -> anyhow::Result<Output> {
     stop.check()?;
-    let stderr = || io::stderr().as_fd().try_clone_to_owned().map(Stdio::from);
     let mut command = prepared(cmd)?;
-    command.stdin(Stdio::inherit()).stdout(stderr()?);
-    let mut child = spawned(cmd, &mut command).await?;
-    let status = tokio::select! {
-        status = child.wait() => status.with_context(|| format!("can't wait for `{cmd}`"))?,
-        () = stop.requested() => {
-            let _ = tokio::time::timeout(GRACE, child.wait()).await; // the terminal's signal is on its way to it
-            return Err(stop.error());
-        }
+    let mut child = spawned(command.stderr(Stdio::inherit()), cmd).await?;
+    let (stdin, pipe) = (child.stdin.take(), child.stdout.take());
+    let mut stdout = Vec::new();
+    let ended = async {
+        let talk = drain(pipe, |chunk| {
+            let room = STDOUT_LIMIT.saturating_sub(stdout.len());
+            stdout.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        });
+        tokio::join!(child.wait(), feed(stdin, cmd.stdin.as_ref()), talk).0
     };
+    // Another user's process can't be ended by us; it is asked by the same signal, and given some time.
+    let stopped = async {
+        stop.requested().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    let status = tokio::select! {
+        status = ended => status.with_context(|| format!("can't wait for `{cmd}`"))?,
+        () = stopped => return Err(stop.error()),
+    };
+    stop.check()?;
     if !status.success() {
         return Err(Failure::CommandFailed {
             command: cmd.to_string(),
             status: described(status),
-            stderr_tail: String::new(), // whoever sits there has read it
+            stderr_tail: String::new(), // it was seen
             hint: cmd.failed.clone(),
         }
         .into());
     }
-    Ok(())
+    Ok(Output {
+        stdout,
+        stderr_tail: String::new(),
+    })
 }
 
 /// How the wait for a child ended.
@@ -377,15 +389,7 @@ struct Group {
 impl Group {
     async fn start(cmd: &Cmd) -> anyhow::Result<Self> {
         let mut command = prepared(cmd)?;
-        command
-            .stdin(match cmd.stdin {
-                Some(_) => Stdio::piped(),
-                None => Stdio::null(),
-            })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
-        let child = spawned(cmd, &mut command).await?;
+        let child = spawned(command.stderr(Stdio::piped()).process_group(0), cmd).await?;
         let leader = child.id().map(|id| Pid::from_raw(id.cast_signed()));
         Ok(Self { child, leader })
     }
@@ -412,22 +416,17 @@ impl Group {
     async fn terminate(&mut self) {
         let Some(leader) = self.leader else { return };
         let _ = killpg(leader, UnixSignal::SIGTERM);
-        if tokio::time::timeout(GRACE, self.gone(leader))
-            .await
-            .is_err()
-        {
+        let gone = async {
+            let _ = self.child.wait().await;
+            while lives(leader) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(GRACE, gone).await.is_err() {
             let _ = killpg(leader, UnixSignal::SIGKILL);
-            let _ = tokio::time::timeout(LINGER, self.gone(leader)).await;
+            let _ = self.child.wait().await;
         }
         self.leader = None;
-    }
-
-    /// Ends when the child is buried and nobody of its group lives.
-    async fn gone(&mut self, leader: Pid) {
-        let _ = self.child.wait().await;
-        while lives(leader) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
     }
 }
 
@@ -435,6 +434,46 @@ impl Drop for Group {
     fn drop(&mut self) {
         if let Some(leader) = self.leader {
             let _ = killpg(leader, UnixSignal::SIGKILL);
+        }
+    }
+}
+
+/// The call as the system takes it, but for where stderr goes.
+fn prepared(cmd: &Cmd) -> anyhow::Result<Command> {
+    let mut command = command(&find(cmd)?);
+    command
+        .args(&cmd.args)
+        .stdin(match cmd.stdin {
+            Some(_) => Stdio::piped(),
+            None => Stdio::null(),
+        })
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    for Variable { name, value } in &cmd.variables {
+        match value {
+            Value::Plain(value) => command.env(name, value),
+            Value::Secret(Secret(value)) => command.env(
+                name,
+                <OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(value),
+            ),
+        };
+    }
+    if let Some(directory) = &cmd.directory {
+        command.current_dir(directory);
+    }
+    Ok(command)
+}
+
+async fn spawned(command: &mut Command, cmd: &Cmd) -> anyhow::Result<Child> {
+    let mut tries = 0;
+    loop {
+        match command.spawn() {
+            // Another thread was forking while the program's file was still open for writing; that passes by itself.
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < 50 => {
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            spawned => return spawned.with_context(|| format!("can't start `{cmd}`")),
         }
     }
 }
@@ -474,39 +513,6 @@ fn find(cmd: &Cmd) -> Result<PathBuf, Failure> {
         tool: cmd.tool,
         hint: cmd.hint.clone(),
     })
-}
-
-/// The program with its arguments, variables and folder.
-fn prepared(cmd: &Cmd) -> anyhow::Result<Command> {
-    let mut command = command(&find(cmd)?);
-    command.args(&cmd.args).kill_on_drop(true);
-    for Variable { name, value } in &cmd.variables {
-        match value {
-            Value::Plain(value) => command.env(name, value),
-            Value::Secret(Secret(value)) => command.env(
-                name,
-                <OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(value),
-            ),
-        };
-    }
-    if let Some(directory) = &cmd.directory {
-        command.current_dir(directory);
-    }
-    Ok(command)
-}
-
-async fn spawned(cmd: &Cmd, command: &mut Command) -> anyhow::Result<Child> {
-    let mut tries = 0;
-    loop {
-        match command.spawn() {
-            // Another thread was forking while the program's file was still open for writing; that passes by itself.
-            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < 50 => {
-                tries += 1;
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            spawned => return spawned.with_context(|| format!("can't start `{cmd}`")),
-        }
-    }
 }
 
 #[expect(

@@ -484,7 +484,7 @@ mod tests {
         );
         bundle(&folder, "observability/logs", "");
         assert_snapshot!(told(&folder), @r"
-        cluster-configs/dev.yaml:3:1: unknown key `imges`, expected one of `provider`, `config`, `images`, `node-image`, `overlays`, `domain`, `exclude`, `image-names`, `addresses`
+        cluster-configs/dev.yaml:3:1: unknown key `imges`, expected one of `provider`, `config`, `images`, `node-image`, `overlays`, `domain`, `hosts`, `exclude`, `image-names`, `addresses`
           |
         3 | imges: registry
           | ^

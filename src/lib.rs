@@ -10,11 +10,13 @@
 //!                     │ images    which ones, in which order ─ store (layout, registry, packages) → store::import
 //!                     │ gitops    argocd (install) · source, git, tree, upstream (push) · waves (decide) · settle (do and wait)
 //!                     │           provide (what git can't hold: secrets, addresses, and definitions ahead of time)
-//!                     │ names     tls (a CA for the domain, a certificate for the gateway) ─ trust (the machine's stores)
+//!                     │ names     a marked block in the hosts file: names::hosts decides, hosts_file writes, helper does it as root
+//!                     │           tls (a CA for the domain, a certificate for the gateway) ─ trust (the machine's stores)
 //!                     ▼
 //!                   ready, or an error with its reason and a hint
 //! ```
-//! [`down`], [`reset`], [`sync`], [`status`], [`trust`], [`init`] and [`plan`] are recipes of the same parts; each reads from top to bottom.
+//! [`down`], [`reset`], [`sync`], [`status`], [`hosts`], [`trust`], [`init`] and [`plan`] are recipes of the same parts; each
+//! reads from top to bottom.
 //!
 //! # Invariants
 //! - State is observed, never remembered: Docker's containers, the API server and the files are asked anew each time, and
@@ -37,6 +39,7 @@ pub mod error;
 pub mod event;
 pub mod exec;
 pub mod gitops;
+pub mod hosts;
 pub mod images;
 pub mod init;
 pub mod inputs;
@@ -80,6 +83,9 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
                 ..
             },
     } = cli;
+    if let Command::HostsHelper = command {
+        return names::helper::help(&events, &stop).await;
+    }
     let context = Context {
         events,
         stop,
@@ -99,6 +105,9 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
             Ok(exit)
         }
         Command::Trust { command } => trust::trust(&context, command, output).await,
+        Command::Hosts { what } => hosts::hosts(&context, what, output).await,
+        // Has been done above: it is not to need anything of a user's.
+        Command::HostsHelper => Ok(Exit::Ready),
         Command::Init { folder } => init::init(&context, &folder),
         Command::Kubeconfig => {
             let environment = inputs::environment(&context.selector, &context.directory)?;

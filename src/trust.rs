@@ -638,7 +638,7 @@ async fn change(
     let mut failed = Vec::new();
     for (store, commands) in asked {
         for cmd in commands {
-            if let Err(error) = exec::run_on_terminal(cmd, &context.stop).await {
+            if let Err(error) = exec::run_at_terminal(cmd, &context.stop).await {
                 failed.push((store, error));
                 break;
             }

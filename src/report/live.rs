@@ -224,7 +224,15 @@ impl<Out: io::Write> Live<Out> {
 
     pub(super) fn draw(&mut self, state: &State, now: Duration) {
         let size = usable((self.size)());
-        let rows = frame(state, now, size);
+        self.put(&frame(state, now, size), size);
+    }
+
+    /// Leaves nothing on the terminal but what lasts.
+    pub(super) fn clear(&mut self) {
+        self.put(&[], usable((self.size)()));
+    }
+
+    fn put(&mut self, rows: &[Row], size: Size) {
         if rows.is_empty() && self.drawn.is_empty() && self.lasting.is_empty() {
             return;
         }
@@ -249,7 +257,7 @@ impl<Out: io::Write> Live<Out> {
                 painted(&line, self.color).replace('\n', "\r\n")
             );
         }
-        for row in &rows {
+        for row in rows {
             let _ = write!(
                 text,
                 "{}\x1b[K\r\n",

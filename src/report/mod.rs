@@ -176,6 +176,12 @@ pub async fn run(mut receiver: UnboundedReceiver<Timed>, style: Style) -> Summar
             timed = receiver.recv() => {
                 let Some(Timed { at, event }) = timed else { break };
                 let at = at.saturating_duration_since(start);
+                if let Event::Lent { terminal } = &event {
+                    printer.clear();
+                    terminal.give();
+                    terminal.returned().await;
+                    continue;
+                }
                 state.apply(at, &event);
                 if style.wants(&event) {
                     printer.event(&state, at, &event);
@@ -222,6 +228,14 @@ impl Printer {
                 .for_each(|line| to_stdout(line)),
             Self::Plain(plain, style) => to_stderr(*style, &plain.event(state, at, event)),
             Self::Live(live) => live.event(state, at, event),
+        }
+    }
+
+    /// Makes room for somebody else who writes to the terminal.
+    fn clear(&mut self) {
+        match self {
+            Self::Json(_) | Self::Plain(..) => {}
+            Self::Live(live) => live.clear(),
         }
     }
 

@@ -45,9 +45,9 @@ impl Plain {
                     .collect()
             }
             Event::Notice { text } if self.quiet => vec![clean(text)],
-            Event::Notice { text } => vec![self.line(at, text)],
+            Event::Notice { text } => self.lines(at, text),
             Event::Verdict { text } => self.verdict(state, at, text),
-            Event::Bytes { .. } => Vec::new(),
+            Event::Bytes { .. } | Event::Lent { .. } => Vec::new(),
         }
     }
 
@@ -87,6 +87,13 @@ impl Plain {
             .chain(rows)
             .chain([String::new(), verdict])
             .collect()
+    }
+
+    /// A text of several lines, such as those of a file; only the first gets the time.
+    fn lines(&self, at: Duration, text: &str) -> Vec<String> {
+        let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+        let rest = rest.lines().map(clean);
+        [self.line(at, first)].into_iter().chain(rest).collect()
     }
 
     fn line(&self, at: Duration, text: &str) -> String {
