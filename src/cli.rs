@@ -37,6 +37,8 @@ Examples:
   devenv sync                      push the working tree, wait until it is applied
   devenv status -o json            what is there, for a program
   devenv hosts show                the names in the hosts file, and what is in their way
+  devenv check                     prove again that everything works
+  devenv secrets --show            the logins
   KUBECONFIG=$(devenv kubeconfig) kubectl get pods -A
   devenv down                      remove all that `up` made
 
@@ -62,6 +64,13 @@ pub enum Command {
     Reset,
     /// Show what is: the cluster, Argo CD, each application and what it waits for
     Status,
+    /// Prove again, through the front door, that what is up works
+    ///
+    /// All checks run side by side, and all results are shown. The exit code is 3 if one fails, and 4 if this machine
+    /// doesn't lead the platform's names to it.
+    Check(Check),
+    /// Show the generated logins, with their addresses
+    Secrets(Secrets),
     /// Push the working tree, uncommitted changes included, and wait until it is applied
     Sync(Sync),
     /// Show, apply or remove the environment's names in the hosts file
@@ -105,6 +114,22 @@ pub struct Up {
     /// Print what would be done, and touch nothing
     #[arg(long)]
     pub plan: bool,
+}
+
+/// `devenv check`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Check {
+    /// Also write the results to a file, as JUnit's XML
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+}
+
+/// `devenv secrets`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Secrets {
+    /// Show the passwords in plain text
+    #[arg(long)]
+    pub show: bool,
 }
 
 /// `devenv sync`.

@@ -12,11 +12,13 @@
 //!                     │           provide (what git can't hold: secrets, addresses, and definitions ahead of time)
 //!                     │ names     a marked block in the hosts file: names::hosts decides, hosts_file writes, helper does it as root
 //!                     │           tls (a CA for the domain, a certificate for the gateway) ─ trust (the machine's stores)
+//!                     │           cluster::dns (the same names inside the cluster)
+//!                     │ checks    what is up does what it is for: one proof for each arrow of the architecture
 //!                     ▼
 //!                   ready, or an error with its reason and a hint
 //! ```
-//! [`down`], [`reset`], [`sync`], [`status`], [`hosts`], [`trust`], [`init`] and [`plan`] are recipes of the same parts; each
-//! reads from top to bottom.
+//! [`down`], [`reset`], [`sync`], [`status`], [`check`], [`secrets`], [`hosts`], [`trust`], [`init`] and [`plan`] are recipes of
+//! the same parts; each reads from top to bottom.
 //!
 //! # Invariants
 //! - State is observed, never remembered: Docker's containers, the API server and the files are asked anew each time, and
@@ -29,6 +31,8 @@
 //! - The kubeconfig that is used is the environment's own, never the user's current context.
 
 pub mod bundle;
+pub mod check;
+pub mod checks;
 pub mod cli;
 pub mod cluster;
 pub mod context;
@@ -43,15 +47,19 @@ pub mod hosts;
 pub mod images;
 pub mod init;
 pub mod inputs;
+pub mod junit;
 pub mod kube;
+pub mod kustomize;
 pub mod lock;
 pub mod names;
 pub mod need;
 pub mod paths;
 pub mod pins;
 pub mod plan;
+pub mod quantity;
 pub mod report;
 pub mod reset;
+pub mod secrets;
 pub mod status;
 pub mod stop;
 pub mod store;
@@ -108,6 +116,18 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
         Command::Hosts { what } => hosts::hosts(&context, what, output).await,
         // Has been done above: it is not to need anything of a user's.
         Command::HostsHelper => Ok(Exit::Ready),
+        Command::Check(arguments) => {
+            let (exit, text) = check::check(&context, output, arguments.junit.as_deref()).await?;
+            if output == cli::Output::Text {
+                report::data(&text)?;
+            }
+            Ok(exit)
+        }
+        Command::Secrets(arguments) => {
+            let (exit, text) = secrets::secrets(&context, output, arguments.show).await?;
+            report::data(&text)?;
+            Ok(exit)
+        }
         Command::Init { folder } => init::init(&context, &folder),
         Command::Kubeconfig => {
             let environment = inputs::environment(&context.selector, &context.directory)?;

@@ -16,20 +16,24 @@ use futures::future::FusedFuture as _;
 use kube::Client;
 use tokio::sync::watch;
 
+use crate::checks::{self, Checked};
 use crate::cluster::{self, Action};
 use crate::context::Context;
 use crate::docker::{self, Docker, Node};
 use crate::error::Exit;
 use crate::event::Step;
+use crate::gitops::provide::Provisions;
 use crate::gitops::settle::{Arrived, Goal, settle};
+use crate::gitops::waves::short;
 use crate::gitops::{argocd, explain, git, provide, source, tree};
 use crate::images::{self, Needed};
 use crate::inputs::{self, Inputs};
 use crate::kube::{get, list};
 use crate::lock;
+use crate::names::{self, Wired, loopback, tls};
 use crate::store::{self, Store};
 use crate::wait::{Look, Wait, wait_for};
-use crate::{plan, yaml};
+use crate::{check, plan, yaml};
 
 /// Brings the environment up; `plan_only` says what that would be, and touches nothing.
 pub async fn up(context: &Context, plan_only: bool) -> anyhow::Result<Exit> {
@@ -78,6 +82,9 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
         ));
         cluster::remove(&docker, &nodes).await?;
     }
+    let names = names::wanted(inputs);
+    let wired = wire_names(context, inputs, &names).await?;
+
     // Everything from here on runs side by side and waits for just what it needs.
     let (arrived, arrivals) = watch::channel::<Arrived>(Some(BTreeSet::new()));
     let mut cluster =
@@ -86,7 +93,7 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
         tokio::try_join!(
             cluster.as_mut(),
             load_images(context, &docker, inputs, &store, &needed, &arrived),
-            set_up_gitops(context, &docker, inputs, &store, &needed, arrivals),
+            set_up_gitops(context, &docker, inputs, &store, &needed, &names, arrivals),
         )
     }
     .await;
@@ -98,19 +105,72 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
         return Err(context.stop.error());
     }
     let ((), loaded, applied) = all?;
+    let proven = prove(context, &docker, inputs, &applied.client, &names).await?;
     let changed = action != Action::Keep || loaded > 0 || applied.changed;
     let total = inputs.bundles.len();
-    context.events.verdict(match changed {
-        true => format!(
-            "ready: {total} of {total} applications healthy at {}",
-            crate::gitops::waves::short(&applied.revision)
-        ),
-        false => format!(
-            "nothing to change: {total} of {total} applications healthy at {}",
-            crate::gitops::waves::short(&applied.revision)
-        ),
-    });
+    let (exit, proof) = match check::verdict(&proven) {
+        // Whoever may not write the names was told so where it was tried.
+        (Exit::Ready | Exit::NamesNotWired, _) => (wired, checks::counted(&proven)),
+        (exit, proof) => (exit, proof),
+    };
+    let what = match (exit, changed) {
+        (Exit::CheckFailed, _) => "up",
+        (_, true) => "ready",
+        (_, false) => "nothing to change",
+    };
+    context.events.verdict(format!(
+        "{what}: {total} of {total} applications healthy at {}; checks: {proof}",
+        short(&applied.revision)
+    ));
+    Ok(exit)
+}
+
+/// Leads the platform's names to this machine, as far as that is allowed; says which exit code that comes to.
+pub async fn wire_names(
+    context: &Context,
+    inputs: &Inputs,
+    names: &BTreeSet<String>,
+) -> anyhow::Result<Exit> {
+    if names.is_empty() {
+        return Ok(Exit::Ready);
+    }
+    let step = context.events.step("names");
+    let environment = &inputs.environment;
+    let authority = tls::authority(&context.paths, &environment.domain)?;
+    let ipv6 = loopback::is_ours(tree::https_port(inputs), names, &authority).await;
+    match names::wire(context, environment, names, ipv6, &step).await? {
+        Wired::Unchanged => step.unchanged(format!("{} names lead here", names.len())),
+        Wired::Changed => step.done(format!("{} names lead here", names.len())),
+        Wired::Off => step.unchanged("left alone (hosts: off)"),
+        not_wired @ Wired::NotWired { .. } => {
+            step.unchanged("not wired");
+            if let Some(notice) = not_wired.notice() {
+                context.events.notice(notice);
+            }
+            return Ok(Exit::NamesNotWired);
+        }
+    }
     Ok(Exit::Ready)
+}
+
+/// How long what was just started may take until it passes its checks.
+const SETTLES_WITHIN: Duration = Duration::from_secs(30);
+
+/// All checks, all results.
+async fn prove(
+    context: &Context,
+    docker: &Docker,
+    inputs: &Inputs,
+    client: &Client,
+    names: &BTreeSet<String>,
+) -> anyhow::Result<Vec<Checked>> {
+    let step = context.events.step("checks");
+    let proven = check::prove(context, inputs, docker, client, names, SETTLES_WITHIN, &step).await?;
+    step.unchanged(checks::counted(&proven));
+    for checked in &proven {
+        context.events.checked(checked.clone());
+    }
+    Ok(proven)
 }
 
 /// A part that isn't there is named, never passed over.
@@ -217,6 +277,7 @@ async fn load_images(
 struct Applied {
     changed: bool,
     revision: String,
+    client: Client,
 }
 
 /// Argo CD, the bundles in its git, and every Application ready.
@@ -226,6 +287,7 @@ async fn set_up_gitops(
     inputs: &Inputs,
     store: &Store,
     needed: &Needed,
+    names: &BTreeSet<String>,
     mut arrivals: watch::Receiver<Arrived>,
 ) -> anyhow::Result<Applied> {
     let step = context.events.step("argo cd");
@@ -236,7 +298,7 @@ async fn set_up_gitops(
     let ((), made, tuned) = tokio::try_join!(
         wait_for_images(context, &step, &mut arrivals, needed),
         provide::apply_definitions(&client, &theirs),
-        cluster::dns::tune(context, &client, &step),
+        cluster::dns::tune(context, &client, names, &step),
     )?;
     changed.extend(made);
     changed.extend(tuned);
@@ -255,7 +317,13 @@ async fn set_up_gitops(
 
     let step = context.events.step("applications");
     let goal = goal(inputs, &revision);
-    let address = node_address(docker, inputs).await?;
+    let authority = tls::authority(&context.paths, &inputs.environment.domain)?;
+    let provisions = Provisions {
+        bundles: &goal.bundles,
+        authority: &authority,
+        names,
+        address: node_address(docker, inputs).await?,
+    };
     let all_ready = async {
         let settled = settle(context, &client, &goal, arrivals, &step);
         let (waited, ()) = tokio::try_join!(settled, wait_for_workloads(context, &client, &step))?;
@@ -263,7 +331,7 @@ async fn set_up_gitops(
     };
     let waited = tokio::select! {
         waited = all_ready => waited?,
-        Err(error) = provide::provide(context, &client, &goal.bundles, address) => return Err(error),
+        Err(error) = provide::provide(context, &client, &provisions) => return Err(error),
     };
     match waited {
         0 => step.unchanged(format!("{} healthy", goal.bundles.len())),
@@ -272,6 +340,7 @@ async fn set_up_gitops(
     Ok(Applied {
         changed: !changed.is_empty() || waited > 0,
         revision,
+        client,
     })
 }
 

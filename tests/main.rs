@@ -5,6 +5,8 @@
 )]
 
 mod bad_days;
+mod broken;
+mod browser;
 mod commands;
 mod e2e;
 mod engine;
