@@ -14,7 +14,8 @@ pub fn refuse_unwritable(file: &Path) -> anyhow::Result<()> {
     opened.map(drop).map_err(|error| {
         Failure::Usage {
             message: format!("can't write {}: {error}", file.display()),
-            hint: "give --junit a file in a folder that exists and that you can write to".to_owned(),
+            hint: "give --junit a file in a folder that exists and that you can write to"
+                .to_owned(),
         }
         .into()
     })
@@ -71,9 +72,12 @@ fn escaped(text: &str) -> String {
             '>' => "&gt;".to_owned(),
             '"' => "&quot;".to_owned(),
             '\n' => "&#10;".to_owned(),
-            '\u{0}'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => {
-                "?".to_owned()
-            }
+            '\u{0}'..='\u{8}'
+            | '\u{b}'
+            | '\u{c}'
+            | '\u{e}'..='\u{1f}'
+            | '\u{fffe}'
+            | '\u{ffff}' => "?".to_owned(),
             other => other.to_string(),
         })
         .collect()

@@ -52,7 +52,8 @@ const DEFINITION_SERVED: Duration = Duration::from_secs(20);
 
 /// A client for the cluster of this kubeconfig.
 pub async fn client(kubeconfig: &str) -> anyhow::Result<Client> {
-    Client::try_from(config(kubeconfig).await?).context("make a client for the cluster's API server")
+    Client::try_from(config(kubeconfig).await?)
+        .context("make a client for the cluster's API server")
 }
 
 /// A client that takes the first answer: [`client`] asks again for seconds when a server is unavailable, and sometimes just

@@ -200,7 +200,10 @@ fn other_files(kustomization: &Value) -> Vec<(Vec<Step>, &str)> {
     ] {
         for (index, item) in items(&kustomization[key]) {
             if let Some(path) = item[inner].as_str() {
-                files.push((vec![Step::Key(key), Step::Item(index), Step::Key(inner)], path));
+                files.push((
+                    vec![Step::Key(key), Step::Item(index), Step::Key(inner)],
+                    path,
+                ));
             }
         }
     }

@@ -101,7 +101,8 @@ fn address(inputs: &Inputs, at: &str) -> String {
 }
 
 fn table(shown: &[Shown]) -> String {
-    let width = |of: fn(&Shown) -> &str| shown.iter().map(|shown| of(shown).len()).max().unwrap_or(0);
+    let width =
+        |of: fn(&Shown) -> &str| shown.iter().map(|shown| of(shown).len()).max().unwrap_or(0);
     let (at_width, user_width) = (width(|shown| &shown.at), width(|shown| &shown.user));
     let password_width = width(|shown| &shown.password);
     let mut text = String::new();

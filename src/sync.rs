@@ -39,7 +39,7 @@ pub async fn sync(context: &Context, prune: bool) -> anyhow::Result<Exit> {
     };
 
     let names = names::wanted(&inputs);
-    let wired = up::wire_names(context, &inputs, &names).await?;
+    let (wired, _) = up::wire_names(context, &inputs, &names).await?;
     let step = context.events.step("push");
     cluster::dns::tune(context, &client, &names, &step).await?;
     let store = Store::open(&context.paths.store())?;

@@ -83,7 +83,7 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
         cluster::remove(&docker, &nodes).await?;
     }
     let names = names::wanted(inputs);
-    let wired = wire_names(context, inputs, &names).await?;
+    let (wired, names_changed) = wire_names(context, inputs, &names).await?;
 
     // Everything from here on runs side by side and waits for just what it needs.
     let (arrived, arrivals) = watch::channel::<Arrived>(Some(BTreeSet::new()));
@@ -106,7 +106,7 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
     }
     let ((), loaded, applied) = all?;
     let proven = prove(context, &docker, inputs, &applied.client, &names).await?;
-    let changed = action != Action::Keep || loaded > 0 || applied.changed;
+    let changed = action != Action::Keep || loaded > 0 || applied.changed || names_changed;
     let total = inputs.bundles.len();
     let (exit, proof) = match check::verdict(&proven) {
         // Whoever may not write the names was told so where it was tried.
@@ -125,20 +125,26 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
     Ok(exit)
 }
 
-/// Leads the platform's names to this machine, as far as that is allowed; says which exit code that comes to.
+/// Leads the platform's names to this machine, as far as that is allowed; says which exit code that comes to, and whether
+/// anything was changed.
 pub async fn wire_names(
     context: &Context,
     inputs: &Inputs,
     names: &BTreeSet<String>,
-) -> anyhow::Result<Exit> {
+) -> anyhow::Result<(Exit, bool)> {
     if names.is_empty() {
-        return Ok(Exit::Ready);
+        return Ok((Exit::Ready, false));
     }
     let step = context.events.step("names");
     let environment = &inputs.environment;
     let authority = tls::authority(&context.paths, &environment.domain)?;
     let ipv6 = loopback::is_ours(tree::https_port(inputs), names, &authority).await;
-    match names::wire(context, environment, names, ipv6, &step).await? {
+    if let Some(news) = authority.news() {
+        context.events.notice(news);
+    }
+    let wired = names::wire(context, environment, names, ipv6, &step).await?;
+    let changed = wired == Wired::Changed;
+    match wired {
         Wired::Unchanged => step.unchanged(format!("{} names lead here", names.len())),
         Wired::Changed => step.done(format!("{} names lead here", names.len())),
         Wired::Off => step.unchanged("left alone (hosts: off)"),
@@ -147,10 +153,10 @@ pub async fn wire_names(
             if let Some(notice) = not_wired.notice() {
                 context.events.notice(notice);
             }
-            return Ok(Exit::NamesNotWired);
+            return Ok((Exit::NamesNotWired, false));
         }
     }
-    Ok(Exit::Ready)
+    Ok((Exit::Ready, changed))
 }
 
 /// How long what was just started may take until it passes its checks.
@@ -165,7 +171,16 @@ async fn prove(
     names: &BTreeSet<String>,
 ) -> anyhow::Result<Vec<Checked>> {
     let step = context.events.step("checks");
-    let proven = check::prove(context, inputs, docker, client, names, SETTLES_WITHIN, &step).await?;
+    let proven = check::prove(
+        context,
+        inputs,
+        docker,
+        client,
+        names,
+        SETTLES_WITHIN,
+        &step,
+    )
+    .await?;
     step.unchanged(checks::counted(&proven));
     for checked in &proven {
         context.events.checked(checked.clone());

@@ -101,7 +101,10 @@ trait Project {
 impl Project for Test {
     fn bundle(self, name: &str, text: &str) -> Self {
         self.file(&format!("bundles/{name}/bundle.yaml"), text)
-            .file(&format!("bundles/{name}/base/kustomization.yaml"), "resources: []\n")
+            .file(
+                &format!("bundles/{name}/base/kustomization.yaml"),
+                "resources: []\n",
+            )
     }
 
     /// The node publishes these ports of the machine as 80 and 443.

@@ -186,14 +186,23 @@ fn the_mesh(road: &Road) {
     }
 
     for (namespace, label, check) in [
-        ("iam-system", json!({"app": "keycloak"}), "mesh strict keycloak 8080"),
+        (
+            "iam-system",
+            json!({"app": "keycloak"}),
+            "mesh strict keycloak 8080",
+        ),
         (
             "observability-system",
             json!({"app.kubernetes.io/name": "victoria-logs"}),
             "mesh strict victorialogs 9428",
         ),
     ] {
-        let open = peer_authentication(namespace, "open", &label, &json!({"mtls": {"mode": "PERMISSIVE"}}));
+        let open = peer_authentication(
+            namespace,
+            "open",
+            &label,
+            &json!({"mtls": {"mode": "PERMISSIVE"}}),
+        );
         broken(
             road,
             Break {
@@ -478,8 +487,20 @@ fn the_database(road: &Road) {
 
     let sql = |text: &str| {
         kubectl(&[
-            "exec", "-n", "iam-system", "-c", "postgres", &primary, "--", "psql", "-U", "postgres", "-d",
-            "keycloak", "-c", text,
+            "exec",
+            "-n",
+            "iam-system",
+            "-c",
+            "postgres",
+            &primary,
+            "--",
+            "psql",
+            "-U",
+            "postgres",
+            "-d",
+            "keycloak",
+            "-c",
+            text,
         ]);
     };
     broken(
@@ -512,11 +533,23 @@ fn the_database(road: &Road) {
             scale("cnpg-system", "deployment/cnpg-controller-manager", 0);
             delete("poddisruptionbudget", "iam-system", "keycloak-db");
             let label = json!({"metadata": {"labels": {"cnpg.io/cluster": "another"}}});
-            patch("persistentvolumeclaim", "iam-system", replica, "merge", &label);
+            patch(
+                "persistentvolumeclaim",
+                "iam-system",
+                replica,
+                "merge",
+                &label,
+            );
         },
         || {
             let labels = json!({"metadata": {"labels": claim["metadata"]["labels"]}});
-            patch("persistentvolumeclaim", "iam-system", replica, "merge", &labels);
+            patch(
+                "persistentvolumeclaim",
+                "iam-system",
+                replica,
+                "merge",
+                &labels,
+            );
             apply(&budget);
             scale("cnpg-system", "deployment/cnpg-controller-manager", 1);
         },
@@ -623,13 +656,31 @@ fn the_cluster(road: &Road) {
             output(
                 "docker",
                 &[
-                    "run", "--detach", "--name", "devenv-e2e-extra", "--label", &label, "--label",
-                    "io.x-k8s.kind.role=worker", "--volume", &mark, "--publish", "0.0.0.0::80",
-                    "--entrypoint", "sleep", "packages.devenv.test/node:1.34.4", "600",
+                    "run",
+                    "--detach",
+                    "--name",
+                    "devenv-e2e-extra",
+                    "--label",
+                    &label,
+                    "--label",
+                    "io.x-k8s.kind.role=worker",
+                    "--volume",
+                    &mark,
+                    "--publish",
+                    "0.0.0.0::80",
+                    "--entrypoint",
+                    "sleep",
+                    "packages.devenv.test/node:1.34.4",
+                    "600",
                 ],
             );
         },
-        || drop(output("docker", &["rm", "--force", "--volumes", "devenv-e2e-extra"])),
+        || {
+            drop(output(
+                "docker",
+                &["rm", "--force", "--volumes", "devenv-e2e-extra"],
+            ));
+        },
     );
 }
 
@@ -641,8 +692,20 @@ fn the_names(road: &Road) {
     let (_, after) = rest.split_once("# END devenv\n").unwrap();
     without["data"]["Corefile"] = json!(format!("{before}{after}"));
     let restart = || {
-        kubectl(&["rollout", "restart", "deployment/coredns", "-n", "kube-system"]);
-        kubectl(&["rollout", "status", "deployment/coredns", "-n", "kube-system"]);
+        kubectl(&[
+            "rollout",
+            "restart",
+            "deployment/coredns",
+            "-n",
+            "kube-system",
+        ]);
+        kubectl(&[
+            "rollout",
+            "status",
+            "deployment/coredns",
+            "-n",
+            "kube-system",
+        ]);
     };
     broken(
         road,
@@ -666,7 +729,11 @@ fn the_names(road: &Road) {
     road.succeed(&["hosts", "remove"]);
     let ran = road.run(&["check"]);
     assert_eq!(ran.status, 4, "{}", ran.stderr);
-    assert!(ran.stdout.contains("\nnot wired  name keycloak.local"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("\nnot wired  name keycloak.local"),
+        "{}",
+        ran.stdout
+    );
     assert!(!ran.stdout.contains("FAILED"), "{}", ran.stdout);
     road.succeed(&["hosts", "apply"]);
     assert_eq!(red(road), Red::new());
@@ -801,16 +868,41 @@ fn signal(name: &str, pattern: &str) {
 fn scale(namespace: &str, workload: &str, replicas: u8) {
     let replicas = format!("--replicas={replicas}");
     kubectl(&["scale", workload, "-n", namespace, &replicas]);
-    kubectl(&["rollout", "status", workload, "-n", namespace, "--timeout=180s"]);
+    kubectl(&[
+        "rollout",
+        "status",
+        workload,
+        "-n",
+        namespace,
+        "--timeout=180s",
+    ]);
 }
 
 fn delete(kind: &str, namespace: &str, name: &str) {
-    kubectl(&["delete", kind, name, "-n", namespace, "--wait=true", "--grace-period=0", "--force"]);
+    kubectl(&[
+        "delete",
+        kind,
+        name,
+        "-n",
+        namespace,
+        "--wait=true",
+        "--grace-period=0",
+        "--force",
+    ]);
 }
 
 fn patch(kind: &str, namespace: &str, name: &str, how: &str, patch: &Value) {
     let how = format!("--type={how}");
-    kubectl(&["patch", kind, name, "-n", namespace, &how, "-p", &patch.to_string()]);
+    kubectl(&[
+        "patch",
+        kind,
+        name,
+        "-n",
+        namespace,
+        &how,
+        "-p",
+        &patch.to_string(),
+    ]);
 }
 
 /// An object as it can be applied again.

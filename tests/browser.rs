@@ -146,7 +146,8 @@ impl Browser {
                 .to_vec();
         let body = body.map(ToString::to_string);
         if let Some(body) = body {
-            arguments.extend(["--header", "content-type: application/json", "--data"].map(Into::into));
+            arguments
+                .extend(["--header", "content-type: application/json", "--data"].map(Into::into));
             arguments.push(body.into());
         }
         let asked = program("curl").args(arguments).output().unwrap();

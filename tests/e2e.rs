@@ -721,7 +721,14 @@ fn e2e_the_whole_platform() {
     let authority = road.folder.path().join("data/devenv/ca/local/ca.pem");
     let curl = |address: &str, more: &[&str]| {
         let authority = authority.to_str().unwrap();
-        let always = ["--silent", "--show-error", "--fail", "--cacert", authority, address];
+        let always = [
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--cacert",
+            authority,
+            address,
+        ];
         output("curl", &[&always[..], more].concat())
     };
     assert_eq!(
@@ -786,7 +793,9 @@ fn e2e_the_whole_platform() {
     // Again: nothing is changed. And a setting of Keycloak's is rolled out by a sync.
     let again = road.succeed(&["up"]);
     assert!(
-        again.starts_with("nothing to change: 10 of 10 applications healthy at <revision>; checks: "),
+        again.starts_with(
+            "nothing to change: 10 of 10 applications healthy at <revision>; checks: "
+        ),
         "{again}"
     );
     let stateful_set = "bundles/iam/keycloak/overlays/packages/stateful-set.yaml";
@@ -819,7 +828,13 @@ fn e2e_the_whole_platform() {
 
 /// The names of the Applications that there are, or nothing as long as nobody answers.
 fn try_applications() -> String {
-    let inside = ["exec", NODE, "kubectl", "--kubeconfig", "/etc/kubernetes/admin.conf"];
+    let inside = [
+        "exec",
+        NODE,
+        "kubectl",
+        "--kubeconfig",
+        "/etc/kubernetes/admin.conf",
+    ];
     let ask = ["get", "applications", "-n", "argocd", "-o", "name"];
     let output = program("docker").args(inside).args(ask).output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -845,7 +860,9 @@ fn in_a_browser(road: &Road, keycloak: &str, user: &str, password: &str) {
         browser.wait_for_text("Manage realms");
         browser.picture("keycloak.png");
         let logs = keycloak.replace("keycloak", "logs");
-        browser.open(&format!("{logs}/select/vmui/#/?query=kubernetes.pod_namespace%3Aiam-system"));
+        browser.open(&format!(
+            "{logs}/select/vmui/#/?query=kubernetes.pod_namespace%3Aiam-system"
+        ));
         browser.wait_for_text("keycloak");
         browser.picture("logs.png");
     }
@@ -871,13 +888,31 @@ fn in_the_mesh() {
         overrides,
     ]);
     let phase = wait_for("the pod that asks", || {
-        let phase = kubectl(&["get", "pod", "asks", "-n", "iam-system", "-o", "jsonpath={.status.phase}"]);
-        ["Succeeded", "Failed"].contains(&phase.as_str()).then_some(phase)
+        let phase = kubectl(&[
+            "get",
+            "pod",
+            "asks",
+            "-n",
+            "iam-system",
+            "-o",
+            "jsonpath={.status.phase}",
+        ]);
+        ["Succeeded", "Failed"]
+            .contains(&phase.as_str())
+            .then_some(phase)
     });
     let said = kubectl(&["logs", "asks", "-c", "asks", "-n", "iam-system"]);
     assert_eq!(phase, "Succeeded", "{said}");
     assert!(said.contains("accepting connections"), "{said}");
-    kubectl(&["delete", "pod", "asks", "-n", "iam-system", "--grace-period=0", "--force"]);
+    kubectl(&[
+        "delete",
+        "pod",
+        "asks",
+        "-n",
+        "iam-system",
+        "--grace-period=0",
+        "--force",
+    ]);
 }
 
 #[test]

@@ -123,21 +123,32 @@ fn secrets(inputs: &Inputs) -> Vec<Check> {
 }
 
 fn limits() -> Vec<Check> {
-    let limits = |of: &'static [&'static str; 1], namespace, labels, container, cpu, memory| Check {
-        name: format!("limits {}", of[0]),
-        proves: format!("{} may use {cpu} CPU and {memory} of memory, as the architecture says", of[0]),
-        how: format!("the limits of the container {container} in each of its pods"),
-        of,
-        ask: Asked::Cluster(Ask::Limits(Limits {
-            namespace,
-            labels,
-            container,
-            cpu,
-            memory,
-        })),
-    };
+    let limits =
+        |of: &'static [&'static str; 1], namespace, labels, container, cpu, memory| Check {
+            name: format!("limits {}", of[0]),
+            proves: format!(
+                "{} may use {cpu} CPU and {memory} of memory, as the architecture says",
+                of[0]
+            ),
+            how: format!("the limits of the container {container} in each of its pods"),
+            of,
+            ask: Asked::Cluster(Ask::Limits(Limits {
+                namespace,
+                labels,
+                container,
+                cpu,
+                memory,
+            })),
+        };
     vec![
-        limits(&["keycloak"], "iam-system", "app=keycloak", "keycloak", "1", "2Gi"),
+        limits(
+            &["keycloak"],
+            "iam-system",
+            "app=keycloak",
+            "keycloak",
+            "1",
+            "2Gi",
+        ),
         limits(
             &["keycloak-db"],
             "iam-system",
@@ -177,24 +188,19 @@ fn objects() -> Vec<Check> {
         )
     };
     let policy = |namespace: &str, name: &str| {
-        object(
-            security,
-            "AuthorizationPolicy",
-            namespace,
-            name,
-            json!({}),
-        )
+        object(security, "AuthorizationPolicy", namespace, name, json!({}))
     };
-    let check = |name: &str, of: &'static [&'static str], proves: &str, objects: Vec<Value>| Check {
-        name: name.to_owned(),
-        proves: proves.to_owned(),
-        how: format!(
-            "in the API server: {}",
-            objects.iter().map(label).collect::<Vec<_>>().join(", ")
-        ),
-        of,
-        ask: Asked::Cluster(Ask::Objects(objects)),
-    };
+    let check =
+        |name: &str, of: &'static [&'static str], proves: &str, objects: Vec<Value>| Check {
+            name: name.to_owned(),
+            proves: proves.to_owned(),
+            how: format!(
+                "in the API server: {}",
+                objects.iter().map(label).collect::<Vec<_>>().join(", ")
+            ),
+            of,
+            ask: Asked::Cluster(Ask::Objects(objects)),
+        };
     let permissive = object(
         security,
         "PeerAuthentication",
@@ -302,7 +308,10 @@ async fn limits_hold(world: &World<'_>, wanted: &Limits) -> anyhow::Result<Strin
             );
         }
     }
-    anyhow::ensure!(count > 0, "no pod in {namespace} has a container {container}");
+    anyhow::ensure!(
+        count > 0,
+        "no pod in {namespace} has a container {container}"
+    );
     Ok(format!("{cpu}, {memory} ({count} pods)"))
 }
 
@@ -321,9 +330,9 @@ async fn every_limit(world: &World<'_>) -> anyhow::Result<String> {
         for pod in list(world.client, "v1", "Pod", Some(namespace), "").await? {
             for container in pods::containers(&pod) {
                 count += 1;
-                let lacks = ["cpu", "memory"].into_iter().find(|of| {
-                    text(container, &format!("/resources/limits/{of}")).is_empty()
-                });
+                let lacks = ["cpu", "memory"]
+                    .into_iter()
+                    .find(|of| text(container, &format!("/resources/limits/{of}")).is_empty());
                 if let Some(of) = lacks {
                     anyhow::bail!(
                         "container {} of pod {namespace}/{} has no limit of {of}",

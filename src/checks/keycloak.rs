@@ -92,7 +92,12 @@ pub(super) async fn run(world: &World<'_>, ask: &Ask) -> anyhow::Result<String> 
                 .header("host", &host)
                 .header("authorization", format!("Bearer {token}"))
                 .body(String::new())?;
-            let answer = world.door()?.ask(&host, request).await?.expect(200)?.json()?;
+            let answer = world
+                .door()?
+                .ask(&host, request)
+                .await?
+                .expect(200)?
+                .json()?;
             anyhow::ensure!(answer["realm"] == "master", "it says {answer}");
             Ok("realm master".to_owned())
         }
@@ -116,7 +121,12 @@ async fn token(world: &World<'_>, host: &str) -> anyhow::Result<String> {
     ]);
     let path = "/realms/master/protocol/openid-connect/token";
     let request = post(host, path, "application/x-www-form-urlencoded", body)?;
-    let answer = world.door()?.ask(host, request).await?.expect(200)?.json()?;
+    let answer = world
+        .door()?
+        .ask(host, request)
+        .await?
+        .expect(200)?
+        .json()?;
     Ok(answer["access_token"]
         .as_str()
         .context("the answer has no access_token")?

@@ -116,7 +116,9 @@ pub(super) fn checks() -> Vec<Check> {
 pub(super) async fn run(world: &World<'_>, ask: &Ask) -> anyhow::Result<String> {
     match ask {
         Ask::LokiReady => {
-            let answer = loki(world, get("localhost", "/ready")?).await?.expect(200)?;
+            let answer = loki(world, get("localhost", "/ready")?)
+                .await?
+                .expect(200)?;
             Ok(answer.beginning())
         }
         Ask::LokiLine => loki_line(world).await,
@@ -275,7 +277,9 @@ async fn victoria_line(world: &World<'_>) -> anyhow::Result<String> {
     let query = percent(&format!("_time:5m job:=devenv-check {word}"));
     for _ in 0..LOOKS {
         let path = format!("/select/logsql/query?limit=1&query={query}");
-        let found = victoria(world, get("localhost", &path)?).await?.expect(200)?;
+        let found = victoria(world, get("localhost", &path)?)
+            .await?
+            .expect(200)?;
         if found.text().contains(&word) {
             return Ok("found".to_owned());
         }

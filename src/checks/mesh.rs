@@ -13,8 +13,8 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use x509_parser::pem::parse_x509_pem;
 
-use super::request::get;
 use super::pods::{self, FromOutside};
+use super::request::get;
 use super::{Ask as Asked, Check, World, keycloak, logs, postgres};
 use crate::gitops::{argocd, source};
 use crate::kube::text;
@@ -51,7 +51,10 @@ enum Speaks {
 pub(super) fn checks() -> Vec<Check> {
     let strict = |of: &'static [&'static str; 2], namespace, labels, port: u16, speaks| Check {
         name: format!("mesh strict {} {port}", of[0]),
-        proves: format!("{} takes no plain text on {port}, STRICT holds, though the port answers", of[0]),
+        proves: format!(
+            "{} takes no plain text on {port}, STRICT holds, though the port answers",
+            of[0]
+        ),
         how: format!(
             "{port} of a pod is asked in plain text from outside the mesh (by the API server, or for PostgreSQL by the pod of \
              the git source) and must refuse; by port-forward, behind the proxy, it must answer"
@@ -249,7 +252,11 @@ async fn certificates(client: &Client) -> anyhow::Result<String> {
     let mut in_mesh = Vec::new();
     for namespace in ["istio-ingress", "iam-system", logs::NAMESPACE] {
         let pods = pods::ready(client, namespace, "").await?;
-        in_mesh.extend(pods.into_iter().filter(has_proxy).map(|pod| (namespace, pod)));
+        in_mesh.extend(
+            pods.into_iter()
+                .filter(has_proxy)
+                .map(|pod| (namespace, pod)),
+        );
     }
     anyhow::ensure!(!in_mesh.is_empty(), "no pod has a proxy");
     let root = root_serial(client).await?;
@@ -279,9 +286,15 @@ fn has_proxy(pod: &Value) -> bool {
 
 /// The serial number of istiod's root certificate, as it gives it to every namespace.
 async fn root_serial(client: &Client) -> anyhow::Result<String> {
-    let config = crate::kube::get(client, "v1", "ConfigMap", "iam-system", "istio-ca-root-cert")
-        .await?
-        .context("istiod gave iam-system no root certificate (ConfigMap istio-ca-root-cert)")?;
+    let config = crate::kube::get(
+        client,
+        "v1",
+        "ConfigMap",
+        "iam-system",
+        "istio-ca-root-cert",
+    )
+    .await?
+    .context("istiod gave iam-system no root certificate (ConfigMap istio-ca-root-cert)")?;
     let (_, pem) = parse_x509_pem(text(&config, "/data/root-cert.pem").as_bytes())
         .context("read istiod's root certificate")?;
     let certificate = pem.parse_x509().context("read istiod's root certificate")?;
@@ -310,9 +323,7 @@ fn certificate_is_good(
         .and_then(Value::as_array)
         .into_iter()
         .flatten()
-        .find(|certificate| {
-            text(certificate, "/cert_chain/0/subject_alt_names/0/uri") == identity
-        })
+        .find(|certificate| text(certificate, "/cert_chain/0/subject_alt_names/0/uri") == identity)
         .with_context(|| format!("no certificate of its proxy is for {identity}"))?;
     let issuer = without_zeros(text(own, "/ca_cert/0/serial_number"));
     anyhow::ensure!(
@@ -344,10 +355,7 @@ async fn no_sidecar(client: &Client) -> anyhow::Result<String> {
             text(pod, "/metadata/name")
         );
     }
-    let names: Vec<&str> = pods
-        .iter()
-        .map(|pod| text(pod, "/metadata/name"))
-        .collect();
+    let names: Vec<&str> = pods.iter().map(|pod| text(pod, "/metadata/name")).collect();
     Ok(names.join(", "))
 }
 

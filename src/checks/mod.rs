@@ -75,7 +75,11 @@ impl World<'_> {
     }
 
     /// The keys and values of a secret.
-    async fn secret(&self, namespace: &str, name: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    async fn secret(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> anyhow::Result<BTreeMap<String, String>> {
         secret(self.client, namespace, name).await
     }
 }
@@ -212,12 +216,7 @@ async fn patiently(world: &World<'_>, check: &Check, patience: Duration) -> Chec
             Some(why) => Ok(Seen::Excluded(why)),
             None => timeout(TRY, ask(world, &check.ask))
                 .await
-                .unwrap_or_else(|_| {
-                    Err(anyhow::anyhow!(
-                        "no answer within {} s",
-                        TRY.as_secs()
-                    ))
-                }),
+                .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {} s", TRY.as_secs()))),
         };
         match seen {
             Ok(Seen::Well(saw)) => break (Verdict::Passed, saw),

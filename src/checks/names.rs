@@ -43,8 +43,9 @@ pub(super) fn checks(names: &BTreeSet<String>) -> Vec<Check> {
     if !names.is_empty() {
         checks.push(Check {
             name: "names in the cluster".to_owned(),
-            proves: "pods find the same names at the gateway, so an issuer is one string everywhere"
-                .to_owned(),
+            proves:
+                "pods find the same names at the gateway, so an issuer is one string everywhere"
+                    .to_owned(),
             how: "CoreDNS is asked for each of them, by port-forward".to_owned(),
             of: &["gateway"],
             ask: Asked::Names(Ask::Cluster(names.clone())),
@@ -177,7 +178,8 @@ mod tests {
     #[test]
     fn addresses_are_found_in_what_both_programs_say() {
         let getent = "127.0.0.1       STREAM keycloak.local\n127.0.0.1       DGRAM\n::1 STREAM\n";
-        let dscacheutil = "name: keycloak.local\nip_address: 127.0.0.1\n\nname: x\nipv6_address: ::1\n";
+        let dscacheutil =
+            "name: keycloak.local\nip_address: 127.0.0.1\n\nname: x\nipv6_address: ::1\n";
         let both: BTreeSet<IpAddr> = ["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()].into();
         assert_eq!(addresses(getent), both);
         assert_eq!(addresses(dscacheutil), both);

@@ -22,7 +22,11 @@ pub(super) async fn one(client: &Client, namespace: &str, labels: &str) -> anyho
 }
 
 /// All pods that are ready and stay, of those with these labels.
-pub(super) async fn ready(client: &Client, namespace: &str, labels: &str) -> anyhow::Result<Vec<Value>> {
+pub(super) async fn ready(
+    client: &Client,
+    namespace: &str,
+    labels: &str,
+) -> anyhow::Result<Vec<Value>> {
     let pods = list(client, "v1", "Pod", Some(namespace), labels).await?;
     Ok(pods
         .into_iter()
@@ -35,7 +39,9 @@ fn is_ready(pod: &Value) -> bool {
         .and_then(Value::as_array)
         .into_iter()
         .flatten()
-        .any(|condition| text(condition, "/type") == "Ready" && text(condition, "/status") == "True")
+        .any(|condition| {
+            text(condition, "/type") == "Ready" && text(condition, "/status") == "True"
+        })
 }
 
 /// The containers of a pod, those included that run beside the others from the start (native sidecars).
@@ -98,8 +104,7 @@ pub(super) async fn from_outside(
     port: u16,
     path: &str,
 ) -> anyhow::Result<FromOutside> {
-    let path =
-        format!("/api/v1/namespaces/{namespace}/pods/{scheme}:{pod}:{port}/proxy{path}");
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{scheme}:{pod}:{port}/proxy{path}");
     let request = Request::get(path).body(Vec::new())?;
     match client.request_text(request).await {
         Ok(answer) => Ok(FromOutside::Answered(answer)),
@@ -111,9 +116,14 @@ pub(super) async fn from_outside(
 /// The API server's own words for a connection that came to nothing begin so; everything else came from the pod.
 fn sorted(code: u16, message: &str) -> FromOutside {
     let refused = matches!(code, 500 | 502 | 503)
-        && ["error trying to reach service", "proxy error", "EOF", "connection reset"]
-            .iter()
-            .any(|words| message.contains(words));
+        && [
+            "error trying to reach service",
+            "proxy error",
+            "EOF",
+            "connection reset",
+        ]
+        .iter()
+        .any(|words| message.contains(words));
     match refused {
         true => FromOutside::Refused(message.to_owned()),
         false => FromOutside::Denied(format!("{code}: {message}")),

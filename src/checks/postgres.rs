@@ -90,7 +90,8 @@ pub(super) async fn run(world: &World<'_>, ask: &Ask) -> anyhow::Result<String> 
             Ok(format!("{streaming} of {wanted}"))
         }
         Ask::Replica => {
-            let rows = "select pg_is_in_recovery(), (select count(*) from realm where name = 'master')";
+            let rows =
+                "select pg_is_in_recovery(), (select count(*) from realm where name = 'master')";
             let row = query(world, REPLICA, "keycloak", rows).await?;
             anyhow::ensure!(
                 row == "t|1",
@@ -127,7 +128,9 @@ async fn query(
     query: &str,
 ) -> anyhow::Result<String> {
     let pod = pods::one(world.client, NAMESPACE, labels).await?;
-    let command = ["psql", "-X", "-U", "postgres", "-d", database, "-A", "-t", "-c", query];
+    let command = [
+        "psql", "-X", "-U", "postgres", "-d", database, "-A", "-t", "-c", query,
+    ];
     let answer = pods::exec(world.client, NAMESPACE, &pod, "postgres", &command).await?;
     Ok(answer.trim().to_owned())
 }

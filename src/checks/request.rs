@@ -71,7 +71,12 @@ pub(super) fn get(host: &str, path: &str) -> anyhow::Result<Request<String>> {
 }
 
 /// A POST of a body of this type.
-pub(super) fn post(host: &str, path: &str, kind: &str, body: String) -> anyhow::Result<Request<String>> {
+pub(super) fn post(
+    host: &str,
+    path: &str,
+    kind: &str,
+    body: String,
+) -> anyhow::Result<Request<String>> {
     Ok(Request::post(path)
         .header("host", host)
         .header("content-type", kind)

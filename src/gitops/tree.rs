@@ -131,10 +131,14 @@ fn at_another_port(port: u16) -> [Value; 3] {
         "Service",
         json!([{"op": "add", "path": "/spec/ports/-", "value": {"name": "https-outside", "port": port, "targetPort": 443}}]),
     );
-    service["target"] = json!({"kind": "Service", "name": "istio-ingressgateway", "namespace": "istio-ingress"});
+    service["target"] =
+        json!({"kind": "Service", "name": "istio-ingressgateway", "namespace": "istio-ingress"});
     [
         service,
-        patch("Gateway", json!([{"op": "remove", "path": "/spec/servers/0/tls"}])),
+        patch(
+            "Gateway",
+            json!([{"op": "remove", "path": "/spec/servers/0/tls"}]),
+        ),
         patch(
             "VirtualService",
             json!([{"op": "add", "path": "/spec/http/0", "value": {
