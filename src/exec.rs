@@ -251,6 +251,9 @@ pub async fn run_lines(
 pub async fn run_at_terminal(cmd: &Cmd, stop: &Stop) -> anyhow::Result<Output> {
     stop.check()?;
     let mut command = prepared(cmd)?;
+    if cmd.stdin.is_none() {
+        command.stdin(Stdio::inherit());
+    }
     let mut child = spawned(command.stderr(Stdio::inherit()), cmd).await?;
     let (stdin, pipe) = (child.stdin.take(), child.stdout.take());
     let mut stdout = Vec::new();

@@ -97,7 +97,12 @@ fn load_from(location: &environment::Location, mistakes: &mut Vec<Mistake>) -> O
             None
         }
     };
-    mistakes.extend(bundles.iter().flatten().flat_map(rendering_mistakes));
+    for mistake in bundles.iter().flatten().flat_map(rendering_mistakes) {
+        // What bundles share is wrong once.
+        if !mistakes.contains(&mistake) {
+            mistakes.push(mistake);
+        }
+    }
     let pins = keep(pins::read(&location.root), mistakes);
     Some(Inputs {
         environment: environment?,

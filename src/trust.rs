@@ -10,7 +10,6 @@
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use rustls::pki_types::CertificateDer;
@@ -601,10 +600,6 @@ fn state<'a>(
     }
 }
 
-/// Until then, what was said stands on the terminal, which is drawn ten times a second: what is run has to be read before sudo
-/// asks for a password.
-const SHOWN: Duration = Duration::from_millis(300);
-
 /// Shows what will be run, runs it, and looks whether it did what it should. A store that can't be changed doesn't keep the
 /// others from it.
 async fn change(
@@ -632,15 +627,22 @@ async fn change(
     let (asked, unasked): (Vec<_>, Vec<_>) = planned
         .iter()
         .partition(|(store, _)| machine.rights == Rights::Ask && store.kind != Kind::Nss);
-    if !asked.is_empty() {
-        tokio::time::sleep(SHOWN).await;
-    }
     let mut failed = Vec::new();
     for (store, commands) in asked {
         for cmd in commands {
-            if let Err(error) = exec::run_at_terminal(cmd, &context.stop).await {
-                failed.push((store, error));
-                break;
+            let ran = {
+                let _terminal = context.events.borrow_terminal().await;
+                exec::run_at_terminal(cmd, &context.stop).await
+            };
+            match ran {
+                Ok(output) => {
+                    let said = output.text();
+                    said.lines().for_each(|line| context.events.notice(line));
+                }
+                Err(error) => {
+                    failed.push((store, error));
+                    break;
+                }
             }
         }
     }
