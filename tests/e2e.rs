@@ -732,7 +732,7 @@ fn e2e_the_whole_platform() {
         output("curl", &[&always[..], more].concat())
     };
     assert_eq!(
-        curl(&format!("https://argocd.local:{port}/healthz"), &[]),
+        curl(&format!("https://argocd.local:{port}/healthz"), &[]).trim(),
         "ok"
     );
     let secrets = road.run(&["secrets", "--show", "-o", "json"]).stdout;
