@@ -858,6 +858,7 @@ fn in_a_browser(road: &Road, keycloak: &str, user: &str, password: &str) {
         browser.picture("keycloak-login.png");
         browser.click("#kc-login");
         browser.wait_for_text("Manage realms");
+        browser.wait_for_text("Server info");
         browser.picture("keycloak.png");
         let logs = keycloak.replace("keycloak", "logs");
         browser.open(&format!(
