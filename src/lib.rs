@@ -60,6 +60,7 @@ pub mod quantity;
 pub mod report;
 pub mod reset;
 pub mod secrets;
+pub mod snapshot;
 pub mod status;
 pub mod stop;
 pub mod store;

@@ -48,6 +48,7 @@ const THROUGH_THE_DOOR: &[&str] = &[
 /// Breaks everything, one after the other.
 pub(crate) fn each_check_once(road: &Road) {
     assert_eq!(red(road), Red::new());
+    certificate_and_address(road);
     scale("argocd", "statefulset/argocd-application-controller", 0);
     the_door(road);
     the_mesh(road);
@@ -91,7 +92,7 @@ fn the_door(road: &Road) {
             what: "no redirect to HTTPS",
             red: &["gateway redirect"],
             beside: &[],
-            says: "answered 200 where 301 was expected",
+            says: " where 301 was expected",
         },
         || {
             patch(
@@ -121,7 +122,10 @@ fn the_door(road: &Road) {
         || delete("virtualservice", "observability-system", "victoria-logs"),
         || apply(&logs),
     );
+}
 
+/// What `up` mends.
+fn certificate_and_address(road: &Road) {
     broken(
         road,
         Break {
