@@ -60,8 +60,17 @@ pub enum Command {
     ///
     /// Works from any half-made state; a second `down` has nothing to do. Downloads and builds in the cache stay.
     Down,
-    /// Back to the state after `up`: the cluster anew, from the full store
-    Reset,
+    /// Back to the last state that passed all checks, in place
+    ///
+    /// What was changed in the cluster since is lost; the bundles are synced as they are now. Without such a state, or with
+    /// --rebuild, the cluster is made anew from the full store.
+    Reset(Reset),
+    /// Save, list, restore or remove named states of the environment
+    Snapshot {
+        /// What to do
+        #[command(subcommand)]
+        command: SnapshotCommand,
+    },
     /// Show what is: the cluster, Argo CD, each application and what it waits for
     Status,
     /// Prove again, through the front door, that what is up works
@@ -130,6 +139,36 @@ pub struct Secrets {
     /// Show the passwords in plain text
     #[arg(long)]
     pub show: bool,
+}
+
+/// `devenv reset`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Reset {
+    /// Make the cluster anew, from the full store
+    #[arg(long)]
+    pub rebuild: bool,
+}
+
+/// `devenv snapshot`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum SnapshotCommand {
+    /// Save the state as it is now; the cluster stands still for a second or two
+    Save {
+        /// Its name; one of that name is replaced
+        name: String,
+    },
+    /// List the saved states, with their size and age
+    List,
+    /// Go back to a saved state; what was changed since is lost
+    Restore {
+        /// Its name
+        name: String,
+    },
+    /// Remove a saved state
+    Remove {
+        /// Its name
+        name: String,
+    },
 }
 
 /// `devenv sync`.

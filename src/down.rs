@@ -36,6 +36,7 @@ pub async fn remove(context: &Context, environment: &Environment) -> anyhow::Res
     let step = context.events.step("cluster");
     let docker = docker::connect().await?;
     let nodes = cluster::nodes(&docker, environment).await?;
+    cluster::saved::remove_helpers(&docker, environment).await?;
     match cluster::remove(&docker, &nodes).await? {
         0 => step.unchanged("no container of it"),
         count => step.done(format!(

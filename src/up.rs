@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
@@ -17,7 +17,7 @@ use kube::Client;
 use tokio::sync::watch;
 
 use crate::checks::{self, Checked};
-use crate::cluster::{self, Action};
+use crate::cluster::{self, Action, restart, saved};
 use crate::context::Context;
 use crate::docker::{self, Docker, Node};
 use crate::error::Exit;
@@ -48,15 +48,16 @@ pub async fn up(context: &Context, plan_only: bool) -> anyhow::Result<Exit> {
         &context.stop,
     )
     .await?;
-    bring_up(context, &inputs).await
+    bring_up(context, &inputs, false).await
 }
 
-/// The work of `up`, with the lock held.
-pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit> {
+/// The work of `up`, with the lock held. `restarted` says that the nodes were just started again.
+pub async fn bring_up(context: &Context, inputs: &Inputs, restarted: bool) -> anyhow::Result<Exit> {
     say_what_is_left_out(context, inputs);
     let docker = docker::connect().await?;
     let nodes = cluster::nodes(&docker, &inputs.environment).await?;
     let action = wake(context, &docker, inputs, &nodes).await?;
+    let restarted = restarted || matches!(action, Action::Start(_));
     let kind = match &action {
         Action::Keep | Action::Start(_) => None,
         Action::Create => {
@@ -85,6 +86,8 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
     let names = names::wanted(inputs);
     let (wired, names_changed) = wire_names(context, inputs, &names).await?;
 
+    let beginning = Beginning { names, restarted };
+    let names = &beginning.names;
     // Everything from here on runs side by side and waits for just what it needs.
     let (arrived, arrivals) = watch::channel::<Arrived>(Some(BTreeSet::new()));
     let mut cluster =
@@ -93,7 +96,9 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
         tokio::try_join!(
             cluster.as_mut(),
             load_images(context, &docker, inputs, &store, &needed, &arrived),
-            set_up_gitops(context, &docker, inputs, &store, &needed, &names, arrivals),
+            set_up_gitops(
+                context, &docker, inputs, &store, &needed, &beginning, arrivals
+            ),
         )
     }
     .await;
@@ -105,7 +110,7 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
         return Err(context.stop.error());
     }
     let ((), loaded, applied) = all?;
-    let proven = prove(context, &docker, inputs, &applied.client, &names).await?;
+    let proven = prove(context, &docker, inputs, &applied.client, names).await?;
     let changed = action != Action::Keep || loaded > 0 || applied.changed || names_changed;
     let total = inputs.bundles.len();
     let (exit, proof) = match check::verdict(&proven) {
@@ -118,11 +123,44 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
         (_, true) => "ready",
         (_, false) => "nothing to change",
     };
+    if exit != Exit::CheckFailed {
+        keep_state(context, &docker, inputs, changed, &applied.revision).await?;
+    }
     context.events.verdict(format!(
         "{what}: {total} of {total} applications healthy at {}; checks: {proof}",
         short(&applied.revision)
     ));
     Ok(exit)
+}
+
+/// Saves the state that has just passed all checks, for `reset`; one that nothing changed since is kept. That it can't be saved
+/// is no failure of the platform's.
+async fn keep_state(
+    context: &Context,
+    docker: &Docker,
+    inputs: &Inputs,
+    changed: bool,
+    revision: &str,
+) -> anyhow::Result<()> {
+    let environment = &inputs.environment;
+    let nodes = docker.nodes(&environment.cluster).await?;
+    let there = saved::all(docker, &nodes).await?;
+    if !changed && there.iter().any(|snapshot| snapshot.name == saved::HEALTHY) {
+        return Ok(());
+    }
+    let step = context.events.step("snapshot");
+    let saved = saved::save(docker, environment, &nodes, saved::HEALTHY, revision, &step).await;
+    match saved {
+        Ok(snapshot) => step.done(format!("{} MiB saved for reset", snapshot.mebibytes)),
+        Err(error) if context.stop.is_requested() => return Err(error),
+        Err(error) => {
+            step.unchanged("not saved");
+            context.events.notice(format!(
+                "the state wasn't saved, so `devenv reset` will make the cluster anew: {error:#}"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Leads the platform's names to this machine, as far as that is allowed; says which exit code that comes to, and whether
@@ -237,6 +275,7 @@ async fn wake(
         return Err(cluster::refuse_different(environment, &difference));
     }
     let step = context.events.step("cluster");
+    saved::finish_restore(docker, environment, nodes, &step).await?;
     if let Action::Start(stopped) = &action {
         cluster::start(docker, stopped, &step).await?;
     }
@@ -288,6 +327,14 @@ async fn load_images(
     Ok(loaded)
 }
 
+/// What is known before GitOps is set up.
+struct Beginning {
+    /// The platform's names.
+    names: BTreeSet<String>,
+    /// Whether the nodes were just started again.
+    restarted: bool,
+}
+
 /// What setting up GitOps came to.
 struct Applied {
     changed: bool,
@@ -302,11 +349,19 @@ async fn set_up_gitops(
     inputs: &Inputs,
     store: &Store,
     needed: &Needed,
-    names: &BTreeSet<String>,
+    beginning: &Beginning,
     mut arrivals: watch::Receiver<Arrived>,
 ) -> anyhow::Result<Applied> {
     let step = context.events.step("argo cd");
     let client = cluster::api(context, docker, &inputs.environment, &step).await?;
+    let Beginning { names, restarted } = beginning;
+    let since = match restarted {
+        true => last_start(docker, inputs).await?,
+        false => None,
+    };
+    if since.is_some() {
+        restart::forget_leaders(&client).await?;
+    }
     let (definitions, rest) = manifests(inputs, store, needed)?;
     let mut changed = argocd::install_definitions(&client, &definitions).await?;
     let theirs = tree::definitions(inputs, store)?;
@@ -318,6 +373,9 @@ async fn set_up_gitops(
     changed.extend(made);
     changed.extend(tuned);
     changed.extend(argocd::install(&client, &rest).await?);
+    if let Some(since) = since {
+        restart::wait_for_pods(context, &client, &[argocd::NAMESPACE], since, &step).await?;
+    }
     let (revision, ()) = tokio::try_join!(
         push(context, inputs, store, &client, &step),
         cluster::dns::wait_until_it_answers(context, &client, &step),
@@ -339,6 +397,15 @@ async fn set_up_gitops(
         names,
         address: node_address(docker, inputs).await?,
     };
+    if let Some(since) = since {
+        let namespaces: BTreeSet<&str> = goal
+            .bundles
+            .iter()
+            .map(|bundle| bundle.namespace.as_str())
+            .collect();
+        let namespaces: Vec<&str> = namespaces.into_iter().collect();
+        restart::wait_for_pods(context, &client, &namespaces, since, &step).await?;
+    }
     let all_ready = async {
         let settled = settle(context, &client, &goal, arrivals, &step);
         let (waited, ()) = tokio::try_join!(settled, wait_for_workloads(context, &client, &step))?;
@@ -357,6 +424,14 @@ async fn set_up_gitops(
         revision,
         client,
     })
+}
+
+/// When the last of the nodes was started.
+async fn last_start(docker: &Docker, inputs: &Inputs) -> anyhow::Result<Option<SystemTime>> {
+    let nodes = docker.nodes(&inputs.environment.cluster).await?;
+    Ok(cluster::kind::workers_and_control_planes(&nodes)
+        .filter_map(|node| node.started)
+        .max())
 }
 
 /// The address at which the node's ports answer inside Docker's network, and on Linux from this machine too.
