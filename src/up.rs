@@ -118,7 +118,7 @@ pub async fn bring_up(context: &Context, inputs: &Inputs, restarted: bool) -> an
         (Exit::Ready | Exit::NamesNotWired, _) => (wired, checks::counted(&proven)),
         (exit, proof) => (exit, proof),
     };
-    let what = match (exit, changed) {
+    let what = match (exit, changed || beginning.restarted) {
         (Exit::CheckFailed, _) => "up",
         (_, true) => "ready",
         (_, false) => "nothing to change",

@@ -681,6 +681,64 @@ fn e2e_a_day_with_it() {
     ]);
     road.succeed(&["up"]);
 
+    // Back to the last state that passed all checks, in place; and to one that was named.
+    let names = || kubectl(&["get", "configmaps", "-n", "default", "-o", "name"]);
+    kubectl(&["create", "configmap", "before", "-n", "default"]);
+    assert_eq!(
+        road.succeed(&["snapshot", "save", "with-before"]),
+        "saved with-before; to go back to it: devenv snapshot restore with-before"
+    );
+    let node = output("docker", &["inspect", NODE, "--format", "{{.Id}}"]);
+    kubectl(&["create", "configmap", "after", "-n", "default"]);
+    kubectl(&[
+        "delete",
+        "deployment",
+        "victoria-logs",
+        "-n",
+        "observability-system",
+        "--wait=false",
+    ]);
+    assert_eq!(road.succeed(&["reset"]), READY);
+    assert!(
+        !names().contains("/before") && !names().contains("/after"),
+        "{}",
+        names()
+    );
+    assert_eq!(road.succeed(&["snapshot", "restore", "with-before"]), READY);
+    assert!(
+        names().contains("/before") && !names().contains("/after"),
+        "{}",
+        names()
+    );
+    assert_eq!(
+        output("docker", &["inspect", NODE, "--format", "{{.Id}}"]),
+        node
+    );
+    let listed = road.run(&["snapshot", "list"]).stdout;
+    assert!(
+        listed.contains("healthy ") && listed.contains("with-before "),
+        "{listed}"
+    );
+    road.succeed(&["snapshot", "remove", "with-before"]);
+    let ran = road.run(&["snapshot", "restore", "with-before"]);
+    assert_eq!(
+        ran.error(),
+        "error: there is no snapshot `with-before`\n\nhint: the snapshots there are: healthy\n"
+    );
+
+    // Killed in the middle of putting it back: the next `up` finishes that.
+    kubectl(&["create", "configmap", "after", "-n", "default"]);
+    let mut child = road.start(&["reset"]);
+    wait_for("the work beside the node", || {
+        output("docker", &["ps", "--format", "{{.Names}}"])
+            .contains("devenv-e2e-control-plane-state")
+            .then_some(())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(road.succeed(&["up"]), READY);
+    assert!(!names().contains("/after"), "{}", names());
+
     // The machine was off: `up` starts what is there.
     output("docker", &["stop", "--time", "5", NODE]);
     assert_eq!(road.status()["cluster"]["state"], "stopped");
@@ -1032,9 +1090,9 @@ fn e2e_trouble_is_explained_and_mended() {
         "ready: 3 of 3 applications healthy at <revision>; checks: 6 passed"
     );
 
-    // Back to the state after `up`.
+    // All of it made anew, whatever was saved.
     fs::remove_dir_all(road.project("bundles/infrastructure/late")).unwrap();
-    assert_eq!(road.succeed(&["reset"]), READY);
+    assert_eq!(road.succeed(&["reset", "--rebuild"]), READY);
     assert_eq!(
         kubectl(&[
             "get",

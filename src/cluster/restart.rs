@@ -65,7 +65,7 @@ fn waits_for(pod: &Value, restarted: SystemTime) -> Option<String> {
     if is_over || text(pod, "/spec/nodeName").is_empty() {
         return None;
     }
-    let stale = pod
+    let is_stale = pod
         .pointer("/status/containerStatuses")
         .and_then(Value::as_array)
         .into_iter()
@@ -75,12 +75,21 @@ fn waits_for(pod: &Value, restarted: SystemTime) -> Option<String> {
         })
         // The kubelet tells whole seconds.
         .any(|started| started + Duration::from_secs(1) < restarted);
-    match stale {
-        true => Some(format!(
+    if is_stale {
+        return Some(format!(
             "pod {}: not started again yet",
             text(pod, "/metadata/name")
+        ));
+    }
+    let trouble = explain::pod(pod)?;
+    let backs_off = trouble.contains("BackOff") || trouble.contains("can't be had");
+    match backs_off {
+        true => Some(trouble),
+        // That its containers ended was the restart.
+        false => Some(format!(
+            "pod {}: starting again",
+            text(pod, "/metadata/name")
         )),
-        false => explain::pod(pod),
     }
 }
 
