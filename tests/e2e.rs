@@ -511,8 +511,8 @@ fn kind_processes() -> Vec<String> {
 }
 
 const NOTHING_TO_CHANGE: &str =
-    "nothing to change: 2 of 2 applications healthy at <revision>; checks: 6 passed";
-const READY: &str = "ready: 2 of 2 applications healthy at <revision>; checks: 6 passed";
+    "nothing to change: 2 of 2 applications healthy at <revision>; checks: 4 passed";
+const READY: &str = "ready: 2 of 2 applications healthy at <revision>; checks: 4 passed";
 const APPLIED: &str = "applied: 2 of 2 applications healthy at <revision>";
 /// What the small project runs.
 const IMAGE: &str = "docker.io/victoriametrics/victoria-logs:v1.52.1";
@@ -1087,7 +1087,7 @@ fn e2e_trouble_is_explained_and_mended() {
     kubectl(&["create", "namespace", "later"]);
     assert_eq!(
         road.succeed(&["up"]),
-        "ready: 3 of 3 applications healthy at <revision>; checks: 6 passed"
+        "ready: 3 of 3 applications healthy at <revision>; checks: 4 passed"
     );
 
     // All of it made anew, whatever was saved.

@@ -90,7 +90,7 @@ pub(super) fn checks() -> Vec<Check> {
             Ask::GrafanaQuery,
         ),
         check(
-            &["victorialogs"],
+            &["victorialogs", "observability-policies"],
             "victorialogs line",
             "a line that is pushed is found again",
             "POST /insert/jsonline of one line, then a query for it, by port-forward",
