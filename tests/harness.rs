@@ -110,6 +110,12 @@ impl Test {
         self
     }
 
+    /// The starter itself started by another one.
+    pub(crate) fn start_with<'a>(&mut self, starter: impl IntoIterator<Item = &'a str>) {
+        let starter = starter.into_iter().map(str::to_owned);
+        self.starter = starter.chain(self.starter.drain(..)).collect();
+    }
+
     /// The temporary folder; in it `home`, `run`, `bin`, `project`.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -239,6 +245,7 @@ impl Test {
     /// Starts it and lets it run.
     pub(crate) fn start(self) -> Running {
         let mut command = self.command();
+        let mut keyboard = None;
         let (child, outputs) = match self.terminal {
             None => {
                 command
@@ -273,6 +280,7 @@ impl Test {
                     .stdin(end(&terminal.slave))
                     .stdout(end(&terminal.slave))
                     .stderr(end(&terminal.slave));
+                keyboard = Some(fs::File::from(terminal.master.try_clone().unwrap()));
                 (
                     command.spawn().unwrap(),
                     vec![collect(fs::File::from(terminal.master))],
@@ -283,6 +291,7 @@ impl Test {
             test: self,
             child: Some(child),
             outputs,
+            keyboard,
         }
     }
 
@@ -397,9 +406,17 @@ pub(crate) struct Running {
     test: Test,
     child: Option<Child>,
     outputs: Vec<Collected>,
+    /// The other side of its terminal.
+    keyboard: Option<fs::File>,
 }
 
 impl Running {
+    /// Types that on its terminal.
+    pub(crate) fn type_in(&self, text: &str) {
+        let mut keyboard = self.keyboard.as_ref().expect("it runs on a terminal");
+        keyboard.write_all(text.as_bytes()).unwrap();
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.test.path(name)
     }
