@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::environment::{Environment, is_dns_label, keep, reference};
 use crate::error::Mistake;
+use crate::kustomize;
 use crate::need::Need;
 use crate::store::reference::{Digest, ImageReference};
 use crate::suggest::did_you_mean;
@@ -45,6 +46,10 @@ pub struct Bundle {
     pub upstream: Vec<Upstream>,
     /// The secrets that devenv makes for it, once.
     pub secrets: Vec<GeneratedSecret>,
+    /// The name of the TLS secret with every name of the platform that devenv makes and renews for it, if it wants one.
+    pub certificate: Option<String>,
+    /// Where people log in to what it brings.
+    pub logins: Vec<Login>,
     overlay: String,
 }
 
@@ -67,6 +72,8 @@ impl Bundle {
             images: Vec::new(),
             upstream: Vec::new(),
             secrets: Vec::new(),
+            certificate: None,
+            logins: Vec::new(),
             overlay: "base".to_owned(),
         }
     }
@@ -138,6 +145,30 @@ pub struct GeneratedSecret {
     pub overlay: Option<String>,
 }
 
+/// A login that people use: which secret holds it, and where it is for.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Login {
+    /// The secret in the bundle's namespace.
+    pub secret: String,
+    /// The secret's key that holds the user's name.
+    #[serde(default = "username")]
+    pub user: String,
+    /// The secret's key that holds the password.
+    #[serde(default = "password")]
+    pub password: String,
+    /// A name below the environment's domain, such as `keycloak`; or, for what no browser opens, an address in the cluster.
+    pub at: String,
+}
+
+fn username() -> String {
+    "username".to_owned()
+}
+
+fn password() -> String {
+    "password".to_owned()
+}
+
 /// A chart or manifest that isn't in the repository, and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
@@ -189,6 +220,8 @@ struct Content {
     images: Vec<ImageReference>,
     upstream: Vec<Upstream>,
     secrets: Vec<GeneratedSecret>,
+    certificate: Option<String>,
+    logins: Vec<Login>,
 }
 
 /// The keys of bundle.yaml, as they are written.
@@ -204,6 +237,9 @@ struct Written {
     upstream: Vec<WrittenUpstream>,
     #[serde(default)]
     secrets: Vec<GeneratedSecret>,
+    certificate: Option<String>,
+    #[serde(default)]
+    logins: Vec<Login>,
 }
 
 #[derive(Deserialize)]
@@ -352,6 +388,8 @@ fn check(
         images,
         upstream,
         secrets: written.secrets,
+        certificate: written.certificate,
+        logins: written.logins,
     })
 }
 
@@ -629,6 +667,8 @@ fn finish(environment: &Environment, drafts: &[Draft], mistakes: &mut Vec<Mistak
                 })
                 .cloned()
                 .collect(),
+            certificate: content.certificate.clone(),
+            logins: content.logins.clone(),
             overlay,
         });
     }
@@ -642,14 +682,7 @@ fn overlay_of(environment: &Environment, folder: &Path) -> Option<String> {
         .iter()
         .map(|overlay| format!("overlays/{overlay}"))
         .chain(["base".to_owned()])
-        .find(|overlay| is_kustomization(&folder.join(overlay)))
-}
-
-/// kustomize knows these three names.
-fn is_kustomization(folder: &Path) -> bool {
-    ["kustomization.yaml", "kustomization.yml", "Kustomization"]
-        .iter()
-        .any(|name| folder.join(name).is_file())
+        .find(|overlay| kustomize::is_in(&folder.join(overlay)))
 }
 
 fn need_at(index: usize) -> [Segment<'static>; 2] {

@@ -37,6 +37,8 @@ Examples:
   devenv sync                      push the working tree, wait until it is applied
   devenv status -o json            what is there, for a program
   devenv hosts show                the names in the hosts file, and what is in their way
+  devenv check                     prove again that everything works
+  devenv secrets --show            the logins
   KUBECONFIG=$(devenv kubeconfig) kubectl get pods -A
   devenv down                      remove all that `up` made
 
@@ -58,10 +60,26 @@ pub enum Command {
     ///
     /// Works from any half-made state; a second `down` has nothing to do. Downloads and builds in the cache stay.
     Down,
-    /// Back to the state after `up`: the cluster anew, from the full store
-    Reset,
+    /// Back to the last state that passed all checks, in place
+    ///
+    /// What was changed in the cluster since is lost; the bundles are synced as they are now. Without such a state, or with
+    /// --rebuild, the cluster is made anew from the full store.
+    Reset(Reset),
+    /// Save, list, restore or remove named states of the environment
+    Snapshot {
+        /// What to do
+        #[command(subcommand)]
+        command: SnapshotCommand,
+    },
     /// Show what is: the cluster, Argo CD, each application and what it waits for
     Status,
+    /// Prove again, through the front door, that what is up works
+    ///
+    /// All checks run side by side, and all results are shown. The exit code is 3 if one fails, and 4 if this machine
+    /// doesn't lead the platform's names to it.
+    Check(Check),
+    /// Show the generated logins, with their addresses
+    Secrets(Secrets),
     /// Push the working tree, uncommitted changes included, and wait until it is applied
     Sync(Sync),
     /// Show, apply or remove the environment's names in the hosts file
@@ -73,6 +91,15 @@ pub enum Command {
     /// Change the hosts file as root, as stdin asks; for devenv itself
     #[command(name = crate::names::HELPER, hide = true)]
     HostsHelper,
+    /// Let this machine trust the CA that signs the platform's certificates, or no longer
+    ///
+    /// Without it everything works, but browsers warn, and curl needs --cacert. The CA can sign for the environment's domain
+    /// and `localhost` and nothing else. Its key never leaves your data folder.
+    Trust {
+        /// What to do
+        #[command(subcommand)]
+        command: Trust,
+    },
     /// Write the default bundles and cluster configs into a folder, ready to edit
     ///
     /// A file that exists is never written over.
@@ -98,12 +125,79 @@ pub struct Up {
     pub plan: bool,
 }
 
+/// `devenv check`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Check {
+    /// Also write the results to a file, as JUnit's XML
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+}
+
+/// `devenv secrets`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Secrets {
+    /// Show the passwords in plain text
+    #[arg(long)]
+    pub show: bool,
+}
+
+/// `devenv reset`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Reset {
+    /// Make the cluster anew, from the full store
+    #[arg(long)]
+    pub rebuild: bool,
+}
+
+/// `devenv snapshot`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum SnapshotCommand {
+    /// Save the state as it is now; the cluster stands still for a second or two
+    Save {
+        /// Its name; one of that name is replaced
+        name: String,
+    },
+    /// List the saved states, with their size and age
+    List,
+    /// Go back to a saved state; what was changed since is lost
+    Restore {
+        /// Its name
+        name: String,
+    },
+    /// Remove a saved state
+    Remove {
+        /// Its name
+        name: String,
+    },
+}
+
 /// `devenv sync`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Sync {
     /// Allow to remove more than one bundle at once
     #[arg(long)]
     pub prune: bool,
+}
+
+/// `devenv trust`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Trust {
+    /// Make the CA known to the system and to the browsers that have stores of their own
+    ///
+    /// Says first what it runs; only the system's store needs sudo. `devenv trust uninstall` takes all of it back.
+    Install(Stores),
+    /// Take the CA out of all stores; its files stay, so that it can be installed again
+    Uninstall(Stores),
+    /// Show where the CA is, who trusts it, and what curl needs where nobody does
+    Status,
+}
+
+/// `devenv trust install` and `uninstall`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Stores {
+    /// Print what would be run, and touch nothing
+    #[arg(long)]
+    pub plan: bool,
 }
 
 /// `devenv hosts`.

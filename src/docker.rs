@@ -3,6 +3,8 @@
 //! The API version is negotiated, from Docker 20.10 (1.41) on. What is deliberately not here: which containers are ours (that
 //! is decided by the caller, from what [`Docker::nodes`] saw) and the `docker` program, which is never run.
 
+pub mod beside;
+
 use std::collections::HashMap;
 use std::env;
 use std::io;
@@ -10,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, anyhow, bail};
 use bollard::API_DEFAULT_VERSION;
@@ -79,6 +81,8 @@ pub struct Node {
     pub image: String,
     /// The ports it was created to publish, also while it is stopped.
     pub ports: Vec<Port>,
+    /// When it was last started.
+    pub started: Option<SystemTime>,
     /// Its IPv4 address on the cluster's network, while it runs.
     pub address: Option<Ipv4Addr>,
     /// All its labels.
@@ -815,6 +819,9 @@ fn node(container: ContainerInspectResponse) -> Node {
             .then_some(state.exit_code)
             .flatten(),
         state: current,
+        started: state
+            .started_at
+            .and_then(|time| humantime::parse_rfc3339(&time.to_string()).ok()),
         mounts: container
             .mounts
             .unwrap_or_default()

@@ -7,6 +7,7 @@ use crate::context::Context;
 use crate::docker;
 use crate::environment::Environment;
 use crate::error::Exit;
+use crate::names::{self, Unwired};
 use crate::{inputs, lock};
 
 /// Takes the environment down; once more is fine.
@@ -35,6 +36,7 @@ pub async fn remove(context: &Context, environment: &Environment) -> anyhow::Res
     let step = context.events.step("cluster");
     let docker = docker::connect().await?;
     let nodes = cluster::nodes(&docker, environment).await?;
+    cluster::saved::remove_helpers(&docker, environment).await?;
     match cluster::remove(&docker, &nodes).await? {
         0 => step.unchanged("no container of it"),
         count => step.done(format!(
@@ -45,6 +47,18 @@ pub async fn remove(context: &Context, environment: &Environment) -> anyhow::Res
                 "containers and their"
             }
         )),
+    }
+
+    let step = context.events.step("names");
+    let unwired = names::unwire(context, environment, &step).await?;
+    match &unwired {
+        Unwired::Changed => step.done("taken out of the hosts file"),
+        Unwired::Unchanged => step.unchanged("none in the hosts file"),
+        Unwired::Left { .. } => step.unchanged("left in the hosts file"),
+    }
+    // No right to edit that file is no reason to keep a cluster.
+    if let Some(notice) = unwired.notice() {
+        context.events.notice(notice);
     }
 
     let step = context.events.step("files");
@@ -61,5 +75,5 @@ pub async fn remove(context: &Context, environment: &Environment) -> anyhow::Res
         0 => step.unchanged("none"),
         _ => step.done("kubeconfig and pushed commits removed"),
     }
-    Ok(!nodes.is_empty() || removed > 0)
+    Ok(!nodes.is_empty() || removed > 0 || unwired == Unwired::Changed)
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::checks::Checked;
 use crate::stop::Stop;
 
 /// One thing that happened, with when it happened.
@@ -80,6 +81,8 @@ pub enum Event {
         #[serde(skip)]
         terminal: Loan,
     },
+    /// A check ended.
+    Checked(Checked),
     /// The command's last word, such as "ready: 2 of 2 applications healthy at 4f2a91c"; with it comes the table of phases.
     Verdict {
         /// The sentence.
@@ -181,6 +184,11 @@ impl Events {
     /// Says something that belongs to no step.
     pub fn notice(&self, text: impl Into<String>) {
         self.send(Event::Notice { text: text.into() });
+    }
+
+    /// Says how a check ended.
+    pub fn checked(&self, checked: Checked) {
+        self.send(Event::Checked(checked));
     }
 
     /// The command's last word.

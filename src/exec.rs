@@ -2,7 +2,7 @@
 //!
 //! A program call is data ([`Cmd`]), made by pure code and shown as it could be pasted into a shell; [`run`] is what runs it.
 //! Every child is the leader of its own process group, so that Ctrl-C reaches devenv alone and devenv ends the whole family
-//! in order: SIGTERM, ten seconds, SIGKILL. The exit status is always looked at, and the last lines of stderr are never lost.
+//! in order: SIGTERM, ten seconds, SIGKILL; only one that may ask for a password stays in front ([`run_at_terminal`]). The exit status is always looked at, and the last lines of stderr are never lost.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -251,6 +251,9 @@ pub async fn run_lines(
 pub async fn run_at_terminal(cmd: &Cmd, stop: &Stop) -> anyhow::Result<Output> {
     stop.check()?;
     let mut command = prepared(cmd)?;
+    if cmd.stdin.is_none() {
+        command.stdin(Stdio::inherit());
+    }
     let mut child = spawned(command.stderr(Stdio::inherit()), cmd).await?;
     let (stdin, pipe) = (child.stdin.take(), child.stdout.take());
     let mut stdout = Vec::new();
@@ -416,17 +419,22 @@ impl Group {
     async fn terminate(&mut self) {
         let Some(leader) = self.leader else { return };
         let _ = killpg(leader, UnixSignal::SIGTERM);
-        let gone = async {
-            let _ = self.child.wait().await;
-            while lives(leader) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        if tokio::time::timeout(GRACE, gone).await.is_err() {
+        if tokio::time::timeout(GRACE, self.gone(leader))
+            .await
+            .is_err()
+        {
             let _ = killpg(leader, UnixSignal::SIGKILL);
-            let _ = self.child.wait().await;
+            let _ = tokio::time::timeout(LINGER, self.gone(leader)).await;
         }
         self.leader = None;
+    }
+
+    /// Ends when the child is buried and nobody of its group lives.
+    async fn gone(&mut self, leader: Pid) {
+        let _ = self.child.wait().await;
+        while lives(leader) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 

@@ -29,7 +29,7 @@ async fn apply(context: &Context) -> anyhow::Result<Exit> {
         &context.stop,
     )
     .await?;
-    let wanted = names::wanted(&inputs)?;
+    let wanted = names::wanted(&inputs);
     let step = context.events.step("names");
     let ipv6 = names::ipv6(environment).await;
     let wired = names::wire(context, environment, &wanted, ipv6, &step).await?;
@@ -126,7 +126,7 @@ async fn show(context: &Context, output: Output) -> anyhow::Result<Exit> {
     let inputs = inputs::load(&context.selector, &context.directory)?;
     let environment = &inputs.environment;
     let ipv6 = names::ipv6(environment).await;
-    let (block, _) = names::block(environment, &names::wanted(&inputs)?, ipv6);
+    let (block, _) = names::block(environment, &names::wanted(&inputs), ipv6);
     let shown = Shown::new(&block, Look::at(&block)?);
     let is_fine = shown.wired || environment.hosts == HostsFile::Off;
     report::data(&match output {

@@ -6,6 +6,7 @@ use crate::bundle::{self, Bundle, Upstream};
 use crate::cluster::kind_config::ClusterConfig;
 use crate::environment::{self, Environment, Selector};
 use crate::error::{Failure, Mistake};
+use crate::kustomize;
 use crate::pins::{self, Pins};
 use crate::store::reference::Digest;
 use crate::yaml::Source;
@@ -96,6 +97,12 @@ fn load_from(location: &environment::Location, mistakes: &mut Vec<Mistake>) -> O
             None
         }
     };
+    for mistake in bundles.iter().flatten().flat_map(rendering_mistakes) {
+        // What bundles share is wrong once.
+        if !mistakes.contains(&mistake) {
+            mistakes.push(mistake);
+        }
+    }
     let pins = keep(pins::read(&location.root), mistakes);
     Some(Inputs {
         environment: environment?,
@@ -103,6 +110,20 @@ fn load_from(location: &environment::Location, mistakes: &mut Vec<Mistake>) -> O
         bundles: bundles?,
         pins: pins?,
     })
+}
+
+/// What would keep Argo CD from rendering a bundle, as far as it can be known here.
+fn rendering_mistakes(bundle: &Bundle) -> Vec<Mistake> {
+    kustomize::walk(&bundle.folder.join(bundle.overlay()), &placed(bundle)).mistakes
+}
+
+/// Where a bundle's upstream files will be.
+pub fn placed(bundle: &Bundle) -> Vec<PathBuf> {
+    bundle
+        .upstream
+        .iter()
+        .map(|upstream| bundle.folder.join(&upstream.path))
+        .collect()
 }
 
 fn keep<T>(result: Result<T, Vec<Mistake>>, mistakes: &mut Vec<Mistake>) -> Option<T> {
@@ -179,7 +200,7 @@ mod tests {
         write(
             folder,
             &format!("bundles/{name}/base/kustomization.yaml"),
-            "",
+            "resources: []\n",
         );
     }
 
@@ -267,7 +288,7 @@ mod tests {
             write(
                 &folder,
                 &format!("bundles/{overlay}/kustomization.yaml"),
-                "",
+                "resources: []\n",
             );
         }
         assert_snapshot!(told(&folder), @r"
@@ -756,7 +777,7 @@ mod tests {
         write(
             &folder,
             "bundles/iam/users/overlays/prod/kustomization.yaml",
-            "",
+            "resources: []\n",
         );
         assert_snapshot!(told(&folder), @r"
         bundles/iam/users: there is neither a `base` nor one of the environment's overlays (dev) here

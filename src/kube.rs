@@ -52,13 +52,26 @@ const DEFINITION_SERVED: Duration = Duration::from_secs(20);
 
 /// A client for the cluster of this kubeconfig.
 pub async fn client(kubeconfig: &str) -> anyhow::Result<Client> {
+    Client::try_from(config(kubeconfig).await?)
+        .context("make a client for the cluster's API server")
+}
+
+/// A client that takes the first answer: [`client`] asks again for seconds when a server is unavailable, and sometimes just
+/// that is what one wants to know.
+pub async fn client_that_asks_once(kubeconfig: &str) -> anyhow::Result<Client> {
+    let mut config = config(kubeconfig).await?;
+    config.default_retry = false;
+    Client::try_from(config).context("make a client for the cluster's API server")
+}
+
+async fn config(kubeconfig: &str) -> anyhow::Result<Config> {
     let parsed = Kubeconfig::from_yaml(kubeconfig).context("read the environment's kubeconfig")?;
     let mut config = Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default())
         .await
         .context("read the environment's kubeconfig")?;
     config.connect_timeout = Some(Duration::from_secs(2));
     config.read_timeout = Some(Duration::from_secs(295)); // a watch ends earlier, by its own timeout
-    Client::try_from(config).context("make a client for the cluster's API server")
+    Ok(config)
 }
 
 /// Whether the API server says that it is ready; an error tells why not.

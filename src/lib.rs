@@ -11,10 +11,14 @@
 //!                     │ gitops    argocd (install) · source, git, tree, upstream (push) · waves (decide) · settle (do and wait)
 //!                     │           provide (what git can't hold: secrets, addresses, and definitions ahead of time)
 //!                     │ names     a marked block in the hosts file: names::hosts decides, hosts_file writes, helper does it as root
+//!                     │           tls (a CA for the domain, a certificate for the gateway) ─ trust (the machine's stores)
+//!                     │           cluster::dns (the same names inside the cluster)
+//!                     │ checks    what is up does what it is for: one proof for each arrow of the architecture
 //!                     ▼
 //!                   ready, or an error with its reason and a hint
 //! ```
-//! [`down`], [`reset`], [`sync`], [`status`], [`hosts`], [`init`] and [`plan`] are recipes of the same parts; each reads from top to bottom.
+//! [`down`], [`reset`], [`sync`], [`status`], [`check`], [`secrets`], [`hosts`], [`trust`], [`init`] and [`plan`] are recipes of
+//! the same parts; each reads from top to bottom.
 //!
 //! # Invariants
 //! - State is observed, never remembered: Docker's containers, the API server and the files are asked anew each time, and
@@ -27,6 +31,8 @@
 //! - The kubeconfig that is used is the environment's own, never the user's current context.
 
 pub mod bundle;
+pub mod check;
+pub mod checks;
 pub mod cli;
 pub mod cluster;
 pub mod context;
@@ -41,20 +47,26 @@ pub mod hosts;
 pub mod images;
 pub mod init;
 pub mod inputs;
+pub mod junit;
 pub mod kube;
+pub mod kustomize;
 pub mod lock;
 pub mod names;
 pub mod need;
 pub mod paths;
 pub mod pins;
 pub mod plan;
+pub mod quantity;
 pub mod report;
 pub mod reset;
+pub mod secrets;
+pub mod snapshot;
 pub mod status;
 pub mod stop;
 pub mod store;
 pub mod suggest;
 pub mod sync;
+pub mod trust;
 pub mod up;
 pub mod wait;
 pub mod yaml;
@@ -94,16 +106,30 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
     match command {
         Command::Up(arguments) => up::up(&context, arguments.plan).await,
         Command::Down => down::down(&context).await,
-        Command::Reset => reset::reset(&context).await,
+        Command::Reset(arguments) => reset::reset(&context, arguments.rebuild).await,
+        Command::Snapshot { command } => snapshot::snapshot(&context, command, output).await,
         Command::Sync(arguments) => sync::sync(&context, arguments.prune).await,
         Command::Status => {
             let (exit, text) = status::status(&context, output).await?;
             report::data(&text)?;
             Ok(exit)
         }
+        Command::Trust { command } => trust::trust(&context, command, output).await,
         Command::Hosts { what } => hosts::hosts(&context, what, output).await,
         // Has been done above: it is not to need anything of a user's.
         Command::HostsHelper => Ok(Exit::Ready),
+        Command::Check(arguments) => {
+            let (exit, text) = check::check(&context, output, arguments.junit.as_deref()).await?;
+            if output == cli::Output::Text {
+                report::data(&text)?;
+            }
+            Ok(exit)
+        }
+        Command::Secrets(arguments) => {
+            let (exit, text) = secrets::secrets(&context, output, arguments.show).await?;
+            report::data(&text)?;
+            Ok(exit)
+        }
         Command::Init { folder } => init::init(&context, &folder),
         Command::Kubeconfig => {
             let environment = inputs::environment(&context.selector, &context.directory)?;

@@ -1,7 +1,8 @@
 //! Where devenv keeps things on this machine, and the private folders and files it keeps them in.
 //!
 //! Three places, as the XDG base directories name them: the cache may be deleted at any time and costs only time; the data
-//! belongs to environments that exist, and goes with them; the runtime folder holds nothing but locks.
+//! belongs to environments that exist, and goes with them, but for the CAs, which people have trusted; the runtime folder
+//! holds nothing but locks.
 
 use std::ffi::OsString;
 use std::fs;
@@ -95,6 +96,11 @@ impl Paths {
         self.environment(environment).join("mark")
     }
 
+    /// The folder of a domain's CA.
+    pub fn authority(&self, domain: &str) -> PathBuf {
+        self.data.join("ca").join(domain)
+    }
+
     /// The environment's lock.
     pub fn lock(&self, environment: &str) -> PathBuf {
         self.runtime.join(format!("{environment}.lock"))
@@ -157,7 +163,7 @@ mod tests {
     fn defaults_lie_below_home() {
         let paths = paths(&[("HOME", "/home/me")]).unwrap();
         insta::assert_debug_snapshot!(
-            [paths.store(), paths.tools(), paths.git("dev"), paths.kubeconfig("dev"), paths.mark("dev"), paths.lock("dev")],
+            [paths.store(), paths.tools(), paths.git("dev"), paths.kubeconfig("dev"), paths.mark("dev"), paths.authority("local"), paths.lock("dev")],
             @r#"
         [
             "/home/me/.cache/devenv/store",
@@ -165,6 +171,7 @@ mod tests {
             "/home/me/.cache/devenv/git/dev.git",
             "/home/me/.local/share/devenv/environments/dev/kubeconfig",
             "/home/me/.local/share/devenv/environments/dev/mark",
+            "/home/me/.local/share/devenv/ca/local",
             "/tmp/devenv-1000/devenv/dev.lock",
         ]
         "#

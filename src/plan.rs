@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use crate::cluster::{self, Action};
 use crate::context::Context;
 use crate::docker::{self, Docker, Node};
+use crate::environment::HostsFile;
 use crate::error::Exit;
 use crate::gitops::settle::applications;
 use crate::gitops::waves::short;
@@ -14,6 +15,7 @@ use crate::gitops::{git, tree};
 use crate::images::{self, Needed};
 use crate::inputs::Inputs;
 use crate::kube::{Change, FIELD_MANAGER, label, would_change};
+use crate::names::{self, HOSTS, Look};
 use crate::store::{self, Store};
 use crate::{report, up};
 
@@ -59,6 +61,9 @@ pub async fn show(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit> {
     for line in gitops_lines(context, &docker, inputs, store, &needed, &nodes).await? {
         say("argo cd", line);
     }
+    if let Some(line) = names_line(inputs).await {
+        say("names", line);
+    }
     let kubeconfig = context.paths.kubeconfig(&environment.id);
     let verb = if kubeconfig.exists() && action == Action::Keep {
         "keep"
@@ -68,6 +73,22 @@ pub async fn show(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit> {
     say("kubeconfig", format!("{verb} {}", kubeconfig.display()));
     report::data(&plan)?;
     Ok(Exit::Ready)
+}
+
+/// What would be done to the hosts file; nothing to say where there are no names.
+async fn names_line(inputs: &Inputs) -> Option<String> {
+    let environment = &inputs.environment;
+    let names = names::wanted(inputs);
+    if names.is_empty() || environment.hosts == HostsFile::Off {
+        return None;
+    }
+    let list = names.iter().cloned().collect::<Vec<_>>().join(", ");
+    let (block, _) = names::block(environment, &names, names::ipv6(environment).await);
+    Some(match Look::at(&block) {
+        Ok(Look { change: None, .. }) => format!("keep {list} in {HOSTS}"),
+        Ok(_) => format!("write {list} into {HOSTS}"),
+        Err(error) => format!("leave {list} unwired: {error:#}"),
+    })
 }
 
 fn cluster_line(inputs: &Inputs, nodes: &[Node], action: &Action) -> anyhow::Result<String> {

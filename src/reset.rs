@@ -1,36 +1,95 @@
-//! `devenv reset`: back to the state after `up`. The cluster is made anew from the full store; nothing is downloaded or
-//! built again.
+//! `devenv reset`: back to the last state that passed all checks, in place: no image is loaded, no node is made. Where there is
+//! no such state, or with `--rebuild`, the cluster is made anew from the full store.
 
+use std::time::SystemTime;
+
+use crate::cluster::saved::{self, Snapshot};
 use crate::context::Context;
+use crate::docker::{Docker, Node, State};
 use crate::error::Exit;
 use crate::images::Needed;
 use crate::inputs::{self, Inputs};
 use crate::store::{self, Store};
 use crate::{cluster, docker, down, lock, up};
 
-/// Takes the environment down and brings it up again.
-pub async fn reset(context: &Context) -> anyhow::Result<Exit> {
+/// Puts the saved state back, or takes the environment down and brings it up again.
+pub async fn reset(context: &Context, rebuild: bool) -> anyhow::Result<Exit> {
     let inputs = inputs::load(&context.selector, &context.directory)?;
+    let environment = &inputs.environment;
     let _lock = lock::acquire(
-        &context.paths.lock(&inputs.environment.id),
+        &context.paths.lock(&environment.id),
         "devenv reset",
         &context.events,
         &context.stop,
     )
     .await?;
+    let docker = docker::connect().await?;
+    let nodes = cluster::nodes(&docker, environment).await?;
+    if !rebuild {
+        match healthy(&docker, &inputs, &nodes).await? {
+            Ok(snapshot) => return go_back(context, &docker, &inputs, &nodes, &snapshot).await,
+            Err(why) => context.events.notice(why),
+        }
+    }
     make_sure_it_can_be_made_anew(context, &inputs).await?;
     context.events.notice(format!(
         "{} is made anew: whatever was changed in its cluster is lost",
-        inputs.environment.name
+        environment.name
     ));
-    down::remove(context, &inputs.environment).await?;
-    up::bring_up(context, &inputs).await
+    down::remove(context, environment).await?;
+    up::bring_up(context, &inputs, false).await
+}
+
+/// Puts a snapshot back, and proves that what comes of it is well.
+pub async fn go_back(
+    context: &Context,
+    docker: &Docker,
+    inputs: &Inputs,
+    nodes: &[Node],
+    snapshot: &Snapshot,
+) -> anyhow::Result<Exit> {
+    let environment = &inputs.environment;
+    context.events.notice(format!(
+        "{} goes back to its state `{}` of {}: what was changed in its cluster since is lost",
+        environment.name,
+        snapshot.name,
+        saved::age(&snapshot.saved, SystemTime::now())
+    ));
+    let step = context.events.step("state");
+    saved::restore(docker, environment, nodes, &snapshot.name, &step).await?;
+    step.done(format!("{} is back", snapshot.name));
+    up::bring_up(context, inputs, true).await
+}
+
+/// The state that passed all checks, or why there is nothing to go back to.
+async fn healthy(
+    docker: &Docker,
+    inputs: &Inputs,
+    nodes: &[Node],
+) -> anyhow::Result<Result<Snapshot, String>> {
+    if nodes.is_empty() {
+        return Ok(Err("there is no cluster to go back with".to_owned()));
+    }
+    if let Some(difference) = cluster::differs(inputs, nodes) {
+        return Ok(Err(format!(
+            "the cluster was made with other settings: {difference}"
+        )));
+    }
+    for node in nodes.iter().filter(|node| node.state != State::Running) {
+        // Only a node that runs tells what it has.
+        docker.unpause(&node.name).await?;
+        docker.start(&node.name).await?;
+    }
+    let there = saved::all(docker, nodes).await?;
+    Ok(there
+        .into_iter()
+        .find(|snapshot| snapshot.name == saved::HEALTHY)
+        .ok_or_else(|| "no state of this cluster has passed all checks yet".to_owned()))
 }
 
 /// Nothing is removed as long as what is needed to make it again isn't there.
 async fn make_sure_it_can_be_made_anew(context: &Context, inputs: &Inputs) -> anyhow::Result<()> {
     let docker = docker::connect().await?;
-    cluster::nodes(&docker, &inputs.environment).await?;
     cluster::find_kind(context)?;
     let needed = Needed::by(inputs)?;
     let store = Store::open(&context.paths.store())?;

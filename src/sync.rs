@@ -8,13 +8,14 @@ use crate::context::Context;
 use crate::docker::{self, Docker};
 use crate::error::{Exit, Failure};
 use crate::event::Step;
-use crate::gitops::provide::provide;
+use crate::gitops::provide::{Provisions, provide};
 use crate::gitops::settle::{Arrived, applications, settle};
 use crate::gitops::waves::short;
 use crate::images::{self, Needed};
 use crate::inputs::{self, Inputs};
+use crate::names::tls;
 use crate::store::Store;
-use crate::{cluster, lock, up};
+use crate::{cluster, lock, names, up};
 
 /// Pushes and waits. `prune` allows to remove more than one bundle.
 pub async fn sync(context: &Context, prune: bool) -> anyhow::Result<Exit> {
@@ -37,7 +38,10 @@ pub async fn sync(context: &Context, prune: bool) -> anyhow::Result<Exit> {
         .into());
     };
 
+    let names = names::wanted(&inputs);
+    let (wired, _) = up::wire_names(context, &inputs, &names).await?;
     let step = context.events.step("push");
+    cluster::dns::tune(context, &client, &names, &step).await?;
     let store = Store::open(&context.paths.store())?;
     let live = applications(&client).await?;
     refuse_to_remove_many(&inputs, live.keys().collect(), prune)?;
@@ -47,10 +51,16 @@ pub async fn sync(context: &Context, prune: bool) -> anyhow::Result<Exit> {
 
     let step = context.events.step("applications");
     let goal = up::goal(&inputs, &revision);
-    let address = up::node_address(&docker, &inputs).await?;
+    let authority = tls::authority(&context.paths, &environment.domain)?;
+    let provisions = Provisions {
+        bundles: &goal.bundles,
+        authority: &authority,
+        names: &names,
+        address: up::node_address(&docker, &inputs).await?,
+    };
     let waited = tokio::select! {
         waited = settle(context, &client, &goal, arrived, &step) => waited?,
-        Err(error) = provide(context, &client, &goal.bundles, address) => return Err(error),
+        Err(error) = provide(context, &client, &provisions) => return Err(error),
     };
     let total = goal.bundles.len();
     match waited {
@@ -67,7 +77,7 @@ pub async fn sync(context: &Context, prune: bool) -> anyhow::Result<Exit> {
             short(&revision)
         ),
     });
-    Ok(Exit::Ready)
+    Ok(wired)
 }
 
 /// A typing mistake in a folder's name must not take half the platform away.

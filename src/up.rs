@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
@@ -16,20 +16,24 @@ use futures::future::FusedFuture as _;
 use kube::Client;
 use tokio::sync::watch;
 
-use crate::cluster::{self, Action};
+use crate::checks::{self, Checked};
+use crate::cluster::{self, Action, restart, saved};
 use crate::context::Context;
 use crate::docker::{self, Docker, Node};
 use crate::error::Exit;
 use crate::event::Step;
+use crate::gitops::provide::Provisions;
 use crate::gitops::settle::{Arrived, Goal, settle};
+use crate::gitops::waves::short;
 use crate::gitops::{argocd, explain, git, provide, source, tree};
 use crate::images::{self, Needed};
 use crate::inputs::{self, Inputs};
 use crate::kube::{get, list};
 use crate::lock;
+use crate::names::{self, Wired, loopback, tls};
 use crate::store::{self, Store};
 use crate::wait::{Look, Wait, wait_for};
-use crate::{plan, yaml};
+use crate::{check, plan, yaml};
 
 /// Brings the environment up; `plan_only` says what that would be, and touches nothing.
 pub async fn up(context: &Context, plan_only: bool) -> anyhow::Result<Exit> {
@@ -44,15 +48,16 @@ pub async fn up(context: &Context, plan_only: bool) -> anyhow::Result<Exit> {
         &context.stop,
     )
     .await?;
-    bring_up(context, &inputs).await
+    bring_up(context, &inputs, false).await
 }
 
-/// The work of `up`, with the lock held.
-pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit> {
+/// The work of `up`, with the lock held. `restarted` says that the nodes were just started again.
+pub async fn bring_up(context: &Context, inputs: &Inputs, restarted: bool) -> anyhow::Result<Exit> {
     say_what_is_left_out(context, inputs);
     let docker = docker::connect().await?;
     let nodes = cluster::nodes(&docker, &inputs.environment).await?;
     let action = wake(context, &docker, inputs, &nodes).await?;
+    let restarted = restarted || matches!(action, Action::Start(_));
     let kind = match &action {
         Action::Keep | Action::Start(_) => None,
         Action::Create => {
@@ -78,6 +83,11 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
         ));
         cluster::remove(&docker, &nodes).await?;
     }
+    let names = names::wanted(inputs);
+    let (wired, names_changed) = wire_names(context, inputs, &names).await?;
+
+    let beginning = Beginning { names, restarted };
+    let names = &beginning.names;
     // Everything from here on runs side by side and waits for just what it needs.
     let (arrived, arrivals) = watch::channel::<Arrived>(Some(BTreeSet::new()));
     let mut cluster =
@@ -86,7 +96,9 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
         tokio::try_join!(
             cluster.as_mut(),
             load_images(context, &docker, inputs, &store, &needed, &arrived),
-            set_up_gitops(context, &docker, inputs, &store, &needed, arrivals),
+            set_up_gitops(
+                context, &docker, inputs, &store, &needed, &beginning, arrivals
+            ),
         )
     }
     .await;
@@ -98,19 +110,120 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
         return Err(context.stop.error());
     }
     let ((), loaded, applied) = all?;
-    let changed = action != Action::Keep || loaded > 0 || applied.changed;
+    let proven = prove(context, &docker, inputs, &applied.client, names).await?;
+    let changed = action != Action::Keep || loaded > 0 || applied.changed || names_changed;
     let total = inputs.bundles.len();
-    context.events.verdict(match changed {
-        true => format!(
-            "ready: {total} of {total} applications healthy at {}",
-            crate::gitops::waves::short(&applied.revision)
-        ),
-        false => format!(
-            "nothing to change: {total} of {total} applications healthy at {}",
-            crate::gitops::waves::short(&applied.revision)
-        ),
-    });
-    Ok(Exit::Ready)
+    let (exit, proof) = match check::verdict(&proven) {
+        // Whoever may not write the names was told so where it was tried.
+        (Exit::Ready | Exit::NamesNotWired, _) => (wired, checks::counted(&proven)),
+        (exit, proof) => (exit, proof),
+    };
+    let what = match (exit, changed) {
+        (Exit::CheckFailed, _) => "up",
+        (_, true) => "ready",
+        (_, false) => "nothing to change",
+    };
+    if exit != Exit::CheckFailed {
+        keep_state(context, &docker, inputs, changed, &applied.revision).await?;
+    }
+    context.events.verdict(format!(
+        "{what}: {total} of {total} applications healthy at {}; checks: {proof}",
+        short(&applied.revision)
+    ));
+    Ok(exit)
+}
+
+/// Saves the state that has just passed all checks, for `reset`; one that nothing changed since is kept. That it can't be saved
+/// is no failure of the platform's.
+async fn keep_state(
+    context: &Context,
+    docker: &Docker,
+    inputs: &Inputs,
+    changed: bool,
+    revision: &str,
+) -> anyhow::Result<()> {
+    let environment = &inputs.environment;
+    let nodes = docker.nodes(&environment.cluster).await?;
+    let there = saved::all(docker, &nodes).await?;
+    if !changed && there.iter().any(|snapshot| snapshot.name == saved::HEALTHY) {
+        return Ok(());
+    }
+    let step = context.events.step("snapshot");
+    let saved = saved::save(docker, environment, &nodes, saved::HEALTHY, revision, &step).await;
+    match saved {
+        Ok(snapshot) => step.done(format!("{} MiB saved for reset", snapshot.mebibytes)),
+        Err(error) if context.stop.is_requested() => return Err(error),
+        Err(error) => {
+            step.unchanged("not saved");
+            context.events.notice(format!(
+                "the state wasn't saved, so `devenv reset` will make the cluster anew: {error:#}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Leads the platform's names to this machine, as far as that is allowed; says which exit code that comes to, and whether
+/// anything was changed.
+pub async fn wire_names(
+    context: &Context,
+    inputs: &Inputs,
+    names: &BTreeSet<String>,
+) -> anyhow::Result<(Exit, bool)> {
+    if names.is_empty() {
+        return Ok((Exit::Ready, false));
+    }
+    let step = context.events.step("names");
+    let environment = &inputs.environment;
+    let authority = tls::authority(&context.paths, &environment.domain)?;
+    let ipv6 = loopback::is_ours(tree::https_port(inputs), names, &authority).await;
+    if let Some(news) = authority.news() {
+        context.events.notice(news);
+    }
+    let wired = names::wire(context, environment, names, ipv6, &step).await?;
+    let changed = wired == Wired::Changed;
+    match wired {
+        Wired::Unchanged => step.unchanged(format!("{} names lead here", names.len())),
+        Wired::Changed => step.done(format!("{} names lead here", names.len())),
+        Wired::Off => step.unchanged("left alone (hosts: off)"),
+        not_wired @ Wired::NotWired { .. } => {
+            step.unchanged("not wired");
+            if let Some(notice) = not_wired.notice() {
+                context.events.notice(notice);
+            }
+            return Ok((Exit::NamesNotWired, false));
+        }
+    }
+    Ok((Exit::Ready, changed))
+}
+
+/// How long what was just started may take until it passes its checks.
+const SETTLES_WITHIN: Duration = Duration::from_secs(30);
+
+/// All checks, all results.
+async fn prove(
+    context: &Context,
+    docker: &Docker,
+    inputs: &Inputs,
+    client: &Client,
+    names: &BTreeSet<String>,
+) -> anyhow::Result<Vec<Checked>> {
+    let step = context.events.step("checks");
+    let proven = check::prove(
+        context,
+        inputs,
+        docker,
+        client,
+        names,
+        SETTLES_WITHIN,
+        &step,
+    )
+    .await?;
+    step.unchanged(checks::counted(&proven));
+    for checked in &proven {
+        context.events.checked(checked.clone());
+    }
+    Ok(proven)
 }
 
 /// A part that isn't there is named, never passed over.
@@ -162,6 +275,7 @@ async fn wake(
         return Err(cluster::refuse_different(environment, &difference));
     }
     let step = context.events.step("cluster");
+    saved::finish_restore(docker, environment, nodes, &step).await?;
     if let Action::Start(stopped) = &action {
         cluster::start(docker, stopped, &step).await?;
     }
@@ -213,10 +327,19 @@ async fn load_images(
     Ok(loaded)
 }
 
+/// What is known before GitOps is set up.
+struct Beginning {
+    /// The platform's names.
+    names: BTreeSet<String>,
+    /// Whether the nodes were just started again.
+    restarted: bool,
+}
+
 /// What setting up GitOps came to.
 struct Applied {
     changed: bool,
     revision: String,
+    client: Client,
 }
 
 /// Argo CD, the bundles in its git, and every Application ready.
@@ -226,21 +349,33 @@ async fn set_up_gitops(
     inputs: &Inputs,
     store: &Store,
     needed: &Needed,
+    beginning: &Beginning,
     mut arrivals: watch::Receiver<Arrived>,
 ) -> anyhow::Result<Applied> {
     let step = context.events.step("argo cd");
     let client = cluster::api(context, docker, &inputs.environment, &step).await?;
+    let Beginning { names, restarted } = beginning;
+    let since = match restarted {
+        true => last_start(docker, inputs).await?,
+        false => None,
+    };
+    if since.is_some() {
+        restart::forget_leaders(&client).await?;
+    }
     let (definitions, rest) = manifests(inputs, store, needed)?;
     let mut changed = argocd::install_definitions(&client, &definitions).await?;
     let theirs = tree::definitions(inputs, store)?;
     let ((), made, tuned) = tokio::try_join!(
         wait_for_images(context, &step, &mut arrivals, needed),
         provide::apply_definitions(&client, &theirs),
-        cluster::dns::tune(context, &client, &step),
+        cluster::dns::tune(context, &client, names, &step),
     )?;
     changed.extend(made);
     changed.extend(tuned);
     changed.extend(argocd::install(&client, &rest).await?);
+    if let Some(since) = since {
+        restart::wait_for_pods(context, &client, &[argocd::NAMESPACE], since, &step).await?;
+    }
     let (revision, ()) = tokio::try_join!(
         push(context, inputs, store, &client, &step),
         cluster::dns::wait_until_it_answers(context, &client, &step),
@@ -255,7 +390,22 @@ async fn set_up_gitops(
 
     let step = context.events.step("applications");
     let goal = goal(inputs, &revision);
-    let address = node_address(docker, inputs).await?;
+    let authority = tls::authority(&context.paths, &inputs.environment.domain)?;
+    let provisions = Provisions {
+        bundles: &goal.bundles,
+        authority: &authority,
+        names,
+        address: node_address(docker, inputs).await?,
+    };
+    if let Some(since) = since {
+        let namespaces: BTreeSet<&str> = goal
+            .bundles
+            .iter()
+            .map(|bundle| bundle.namespace.as_str())
+            .collect();
+        let namespaces: Vec<&str> = namespaces.into_iter().collect();
+        restart::wait_for_pods(context, &client, &namespaces, since, &step).await?;
+    }
     let all_ready = async {
         let settled = settle(context, &client, &goal, arrivals, &step);
         let (waited, ()) = tokio::try_join!(settled, wait_for_workloads(context, &client, &step))?;
@@ -263,7 +413,7 @@ async fn set_up_gitops(
     };
     let waited = tokio::select! {
         waited = all_ready => waited?,
-        Err(error) = provide::provide(context, &client, &goal.bundles, address) => return Err(error),
+        Err(error) = provide::provide(context, &client, &provisions) => return Err(error),
     };
     match waited {
         0 => step.unchanged(format!("{} healthy", goal.bundles.len())),
@@ -272,7 +422,16 @@ async fn set_up_gitops(
     Ok(Applied {
         changed: !changed.is_empty() || waited > 0,
         revision,
+        client,
     })
+}
+
+/// When the last of the nodes was started.
+async fn last_start(docker: &Docker, inputs: &Inputs) -> anyhow::Result<Option<SystemTime>> {
+    let nodes = docker.nodes(&inputs.environment.cluster).await?;
+    Ok(cluster::kind::workers_and_control_planes(&nodes)
+        .filter_map(|node| node.started)
+        .max())
 }
 
 /// The address at which the node's ports answer inside Docker's network, and on Linux from this machine too.

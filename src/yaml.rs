@@ -116,6 +116,30 @@ impl Source {
         self.read_one(Dialect::Native)
     }
 
+    /// Every document of the file as `kubectl` reads it, like [`documents`].
+    pub fn documents(&self) -> Result<Vec<Value>, Mistake> {
+        let budget = Cell::new(MAX_MANIFEST_VALUES);
+        let mut documents = Vec::new();
+        for document in serde_yaml::Deserializer::from_str(&self.text) {
+            let tree = Tree {
+                text: &self.text,
+                dialect: Dialect::Kubectl,
+                budget: &budget,
+                root: true,
+            };
+            match tree.deserialize(document) {
+                Ok(Value::Null) => {}
+                Ok(value @ Value::Object(_)) => documents.push(value),
+                Ok(_) => {
+                    let message = "holds a document that is no mapping".to_owned();
+                    return Err(self.mistake_in(None, message, None));
+                }
+                Err(error) => return Err(self.mistake_of(&error)),
+            }
+        }
+        Ok(documents)
+    }
+
     /// Line and column, both from 1, of the value or key at the end of this path.
     pub fn place(&self, path: &[Segment<'_>]) -> Option<(usize, usize)> {
         let walk = Walk { path };

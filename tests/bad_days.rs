@@ -101,7 +101,10 @@ trait Project {
 impl Project for Test {
     fn bundle(self, name: &str, text: &str) -> Self {
         self.file(&format!("bundles/{name}/bundle.yaml"), text)
-            .file(&format!("bundles/{name}/base/kustomization.yaml"), "")
+            .file(
+                &format!("bundles/{name}/base/kustomization.yaml"),
+                "resources: []\n",
+            )
     }
 
     /// The node publishes these ports of the machine as 80 and 443.
@@ -202,7 +205,7 @@ fn the_mistakes_of_all_files_are_told_together_and_docker_is_not_asked() {
     1 | wave: two
       |       ^
 
-    error: bundles/infrastructure/namespaces/bundle.yaml:3:1: unknown key `wavee`, expected one of `wave`, `namespace`, `needs`, `images`, `upstream`, `secrets`
+    error: bundles/infrastructure/namespaces/bundle.yaml:3:1: unknown key `wavee`, expected one of `wave`, `namespace`, `needs`, `images`, `upstream`, `secrets`, `certificate`, `logins`
       |
     3 | wavee: 2
       | ^
@@ -441,11 +444,14 @@ fn kind_fails() {
     --- stderr
     [time] cluster
     [time] cluster: removed 1 container and its volumes ([time])
+    [time] names
+    [time] names: unchanged, none in the hosts file ([time])
     [time] files
     [time] files: kubeconfig and pushed commits removed ([time])
 
       phase     start     end    took  outcome
     ✓ cluster  [time]  [time]  [time]  done
+    = names  [time]  [time]  [time]  unchanged
     ✓ files  [time]  [time]  [time]  done
 
     dev is gone
@@ -1129,7 +1135,11 @@ fn help_and_completions() {
       down         Remove everything that `up` made, and nothing else
       reset        Back to the state after `up`: the cluster anew, from the full store
       status       Show what is: the cluster, Argo CD, each application and what it waits for
+      check        Prove again, through the front door, that what is up works
+      secrets      Show the generated logins, with their addresses
       sync         Push the working tree, uncommitted changes included, and wait until it is applied
+      hosts        Show, apply or remove the environment's names in the hosts file
+      trust        Let this machine trust the CA that signs the platform's certificates, or no longer
       init         Write the default bundles and cluster configs into a folder, ready to edit
       kubeconfig   Print the path of the environment's kubeconfig
       completions  Print a shell's completion script
@@ -1161,6 +1171,9 @@ fn help_and_completions() {
       devenv up --plan                 what `up` would do, touching nothing
       devenv sync                      push the working tree, wait until it is applied
       devenv status -o json            what is there, for a program
+      devenv hosts show                the names in the hosts file, and what is in their way
+      devenv check                     prove again that everything works
+      devenv secrets --show            the logins
       KUBECONFIG=$(devenv kubeconfig) kubectl get pods -A
       devenv down                      remove all that `up` made
 

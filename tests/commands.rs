@@ -117,11 +117,14 @@ fn down_removes_what_is_ours_and_nothing_else() {
     --- stderr
     [time] cluster
     [time] cluster: removed 1 container and its volumes ([time])
+    [time] names
+    [time] names: unchanged, none in the hosts file ([time])
     [time] files
     [time] files: unchanged, none ([time])
 
       phase     start     end    took  outcome
     ✓ cluster  [time]  [time]  [time]  done
+    = names  [time]  [time]  [time]  unchanged
     = files  [time]  [time]  [time]  unchanged
 
     dev is gone
@@ -147,11 +150,14 @@ fn down_of_nothing_is_fine_twice() {
             --- stderr
             [time] cluster
             [time] cluster: unchanged, no container of it ([time])
+            [time] names
+            [time] names: unchanged, none in the hosts file ([time])
             [time] files
             [time] files: unchanged, none ([time])
 
               phase     start     end    took  outcome
             = cluster  [time]  [time]  [time]  unchanged
+            = names  [time]  [time]  [time]  unchanged
             = files  [time]  [time]  [time]  unchanged
 
             nothing to remove: dev isn't there
@@ -178,7 +184,7 @@ fn init_writes_the_defaults_and_never_over_a_file() {
     let test = Test::new()
         .file(
             "team/bundles/environment/environment.yaml",
-            "the team's own\n",
+            "# the team's own\n",
         )
         .args(["init", "team"]);
     let ran = test.clone().start().wait();
@@ -194,7 +200,7 @@ fn init_writes_the_defaults_and_never_over_a_file() {
     let read = |path: &str| std::fs::read_to_string(test.path("project/team").join(path)).unwrap();
     assert_eq!(
         read("bundles/environment/environment.yaml"),
-        "the team's own\n"
+        "# the team's own\n"
     );
     for path in [
         "bundles/iam/keycloak/bundle.yaml",

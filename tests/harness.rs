@@ -32,7 +32,7 @@ use regex::Regex;
 use crate::engine::Engine;
 
 /// Nothing in these tests takes nearly as long.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// What the test runner says before a trial.
 const RUNNER: &str = "\nrunning 1 test\n";
@@ -110,10 +110,11 @@ impl Test {
         self
     }
 
-    /// The starter itself started by another one.
-    pub(crate) fn start_with<'a>(&mut self, starter: impl IntoIterator<Item = &'a str>) {
-        let starter = starter.into_iter().map(str::to_owned);
-        self.starter = starter.chain(self.starter.drain(..)).collect();
+    /// Its starter is started by yet another.
+    pub(crate) fn before<'a>(mut self, starter: impl IntoIterator<Item = &'a str>) -> Self {
+        self.starter
+            .splice(0..0, starter.into_iter().map(str::to_owned));
+        self
     }
 
     /// The temporary folder; in it `home`, `run`, `bin`, `project`.
@@ -156,6 +157,12 @@ impl Test {
     pub(crate) fn tool(self, name: &str) -> Self {
         let real = which::which(name).unwrap();
         std::os::unix::fs::symlink(real, self.path("bin").join(name)).unwrap();
+        self
+    }
+
+    /// The real program at that place on `PATH`, for one that is where not everybody's `PATH` leads.
+    pub(crate) fn tool_at(self, name: &str, place: &str) -> Self {
+        std::os::unix::fs::symlink(place, self.path("bin").join(name)).unwrap();
         self
     }
 

@@ -710,6 +710,7 @@ fn as_nobody(test: Test, setup: &str) -> Test {
 
 const BECOME_ROOT: &str = r#"while [ "$1" != -- ]; do shift; done; shift; exec setpriv --reuid 0 --regid 0 --clear-groups "$@""#;
 
+#[expect(clippy::print_stderr, reason = "what isn't tested is said")]
 fn needs_root() -> bool {
     if !is_root() {
         eprintln!("not tested: an ordinary user, whom only root can become");
@@ -811,11 +812,9 @@ fn at_a_terminal_the_change_is_shown_and_sudo_asks() {
     let at_terminal = || {
         let test = project(LOCALHOST)
             .fake("sudo", &sudo)
-            .terminal(100, 40)
+            .terminal(240, 40)
             .args(["hosts", "apply"]);
-        let mut test = as_nobody(test, "true");
-        test.start_with(["setsid", "-c", "-w"]);
-        test
+        as_nobody(test, "true").before(["setsid", "-c", "-w"])
     };
     let running = at_terminal().start();
     insta::assert_snapshot!(running.screen_with(&["password for nobody"]), @r#"
@@ -828,8 +827,7 @@ fn at_a_terminal_the_change_is_shown_and_sudo_asks() {
     +127.0.0.1 grafana.local
     +127.0.0.1 keycloak.local
     +# END devenv dev [id]
-    by: printf %s '{"action":"apply","environment":"dev","id":"[id]","names":["argocd.local","gr
-    afana.local","keycloak.local"]}' | sudo -- [temp]/devenv __hosts
+    by: printf %s '{"action":"apply","environment":"dev","id":"[id]","names":["argocd.local","grafana.local","keycloak.local"]}' | sudo -- [temp]/devenv __hosts
     [sudo] password for nobody:
     "#);
     running.type_in("open\n");
@@ -844,8 +842,7 @@ fn at_a_terminal_the_change_is_shown_and_sudo_asks() {
     +127.0.0.1 grafana.local
     +127.0.0.1 keycloak.local
     +# END devenv dev [id]
-    by: printf %s '{"action":"apply","environment":"dev","id":"[id]","names":["argocd.local","gr
-    afana.local","keycloak.local"]}' | sudo -- [temp]/devenv __hosts
+    by: printf %s '{"action":"apply","environment":"dev","id":"[id]","names":["argocd.local","grafana.local","keycloak.local"]}' | sudo -- [temp]/devenv __hosts
     [sudo] password for nobody: 
     ✓  [time]  names  /etc/hosts changed
 
@@ -871,10 +868,8 @@ fn at_a_terminal_the_change_is_shown_and_sudo_asks() {
     +127.0.0.1 grafana.local
     +127.0.0.1 keycloak.local
     +# END devenv dev [id]
-    by: printf %s '{"action":"apply","environment":"dev","id":"[id]","names":["argocd.local","gr
-    afana.local","keycloak.local"]}' | sudo -- [temp]/devenv __hosts
+    by: printf %s '{"action":"apply","environment":"dev","id":"[id]","names":["argocd.local","grafana.local","keycloak.local"]}' | sudo -- [temp]/devenv __hosts
     [sudo] password for nobody: 
-
     sudo: 1 incorrect password attempt
     =  [time]  names  not wired
     the names are not wired: `sudo -- [temp]/devenv __hosts` failed (exit status 1)
@@ -882,9 +877,7 @@ fn at_a_terminal_the_change_is_shown_and_sudo_asks() {
     127.0.0.1 argocd.local
     127.0.0.1 grafana.local
     127.0.0.1 keycloak.local
-    next, type: printf %s '{"action":"apply","environment":"dev","id":"[id]","names":["argocd.lo
-    cal","grafana.local","keycloak.local"]}' | sudo -- [temp]/devenv __hos
-    ts
+    next, type: printf %s '{"action":"apply","environment":"dev","id":"[id]","names":["argocd.local","grafana.local","keycloak.local"]}' | sudo -- [temp]/devenv __hosts
 
       phase   start     end    took  outcome
     = names  [time]  [time]  [time]  unchanged

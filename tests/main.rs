@@ -5,6 +5,8 @@
 )]
 
 mod bad_days;
+mod broken;
+mod browser;
 mod commands;
 mod e2e;
 mod engine;
@@ -13,3 +15,5 @@ mod hosts;
 mod processes;
 mod report;
 mod trial;
+#[cfg(target_os = "linux")]
+mod trust;

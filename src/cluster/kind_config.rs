@@ -60,6 +60,14 @@ impl ClusterConfig {
         &self.published
     }
 
+    /// The port of this machine that leads to this port of a node, where one does.
+    pub fn published(&self, node_port: u16) -> Option<u16> {
+        self.published
+            .iter()
+            .find(|port| port.container_port == node_port)
+            .map(|port| port.host_port)
+    }
+
     /// How many nodes the cluster has.
     pub fn node_count(&self) -> usize {
         self.document["nodes"].as_array().map_or(1, Vec::len)

@@ -7,6 +7,8 @@ pub mod dns;
 pub mod kind;
 pub mod kind_config;
 pub mod ports;
+pub mod restart;
+pub mod saved;
 
 use std::io::Write as _;
 use std::net::IpAddr;

@@ -7,6 +7,7 @@ use kube::{Api, Client};
 use serde_json::Value;
 
 use crate::kube::{list, text};
+use crate::quantity::{cpus, memory, thousandths};
 
 /// What a pod that isn't ready waits for, in words; `None` for one that is ready or has done its work.
 pub fn pod(pod: &Value) -> Option<String> {
@@ -203,6 +204,9 @@ pub async fn namespace(client: &Client, namespace: &str) -> Vec<String> {
     for candidate in unwell.into_iter().take(3) {
         lines.extend(pod(candidate));
         lines.extend(last_warning(client, candidate).await);
+        if lacks_room(candidate) {
+            lines.extend(room_for(client, candidate).await);
+        }
         for trouble in troubles(candidate) {
             if let Trouble::Crash {
                 namespace,
@@ -216,6 +220,70 @@ pub async fn namespace(client: &Client, namespace: &str) -> Vec<String> {
         }
     }
     lines
+}
+
+/// Whether no node has enough of something left for the pod.
+fn lacks_room(pod: &Value) -> bool {
+    conditions(pod).any(|condition| {
+        text(condition, "/reason") == "Unschedulable"
+            && text(condition, "/message").contains("Insufficient")
+    })
+}
+
+/// What a pod that no node has room for asks for, beside what there is.
+async fn room_for(client: &Client, pod: &Value) -> Option<String> {
+    let nodes = list(client, "v1", "Node", None, "").await.ok()?;
+    let pods = list(client, "v1", "Pod", None, "").await.ok()?;
+    Some(room(pod, &nodes, &pods))
+}
+
+fn room(pod: &Value, nodes: &[Value], pods: &[Value]) -> String {
+    let told = |of: [u128; 2]| format!("{} and {}", cpus(of[0]), memory(of[1]));
+    let mut line = format!("  it asks for {}", told(requests(pod)));
+    for node in nodes {
+        let name = text(node, "/metadata/name");
+        let has = ["cpu", "memory"].map(|of| {
+            thousandths(text(node, &format!("/status/allocatable/{of}"))).unwrap_or_default()
+        });
+        let taken = pods
+            .iter()
+            .filter(|pod| {
+                text(pod, "/spec/nodeName") == name
+                    && !matches!(text(pod, "/status/phase"), "Succeeded" | "Failed")
+            })
+            .map(requests)
+            .fold([0, 0], |[cpu, memory], more| {
+                [cpu + more[0], memory + more[1]]
+            });
+        line += &format!(
+            "; node {name} has {}, of which {} are asked for already",
+            told(has),
+            told(taken)
+        );
+    }
+    line
+}
+
+/// The CPU and the memory that a pod's containers ask for, in thousandths; those that run beside the others from the start
+/// count as well.
+fn requests(pod: &Value) -> [u128; 2] {
+    let containers = |pointer| pod.pointer(pointer).and_then(Value::as_array);
+    let beside = containers("/spec/initContainers")
+        .into_iter()
+        .flatten()
+        .filter(|container| text(container, "/restartPolicy") == "Always");
+    let all: Vec<&Value> = containers("/spec/containers")
+        .into_iter()
+        .flatten()
+        .chain(beside)
+        .collect();
+    ["cpu", "memory"].map(|of| {
+        all.iter()
+            .filter_map(|container| {
+                thousandths(text(container, &format!("/resources/requests/{of}")))
+            })
+            .sum()
+    })
 }
 
 /// The last warning event about an object.
@@ -273,4 +341,42 @@ pub async fn last_log_line(
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn room_is_told_with_the_numbers() {
+        let pod = |node: &str, cpu: &str, memory: &str, phase: &str| {
+            json!({
+                "metadata": {"name": "a"},
+                "spec": {
+                    "nodeName": node,
+                    "containers": [{"resources": {"requests": {"cpu": cpu, "memory": memory}}}],
+                    "initContainers": [
+                        {"restartPolicy": "Always", "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}}},
+                        {"resources": {"requests": {"cpu": "64"}}},
+                    ],
+                },
+                "status": {"phase": phase},
+            })
+        };
+        let nodes = [json!({
+            "metadata": {"name": "one"},
+            "status": {"allocatable": {"cpu": "2", "memory": "8Gi"}},
+        })];
+        let pods = [
+            pod("one", "400m", "1Gi", "Running"),
+            pod("one", "8", "1Gi", "Succeeded"),
+            pod("another", "8", "1Gi", "Running"),
+        ];
+        assert_eq!(
+            room(&pod("", "3", "512Mi", "Pending"), &nodes, &pods),
+            "  it asks for 3.1 CPU and 640 MiB; node one has 2 CPU and 8.0 GiB, of which 0.5 CPU and 1.1 GiB are asked for \
+             already"
+        );
+    }
 }

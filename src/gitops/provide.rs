@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Service;
@@ -17,16 +17,35 @@ use tokio::time::sleep;
 use super::git::TreeFile;
 use crate::bundle::{Bundle, GeneratedSecret};
 use crate::context::Context;
-use crate::kube::{ARGOCD_FIELD_MANAGER, apply, create_if_absent, get, list, text};
+use crate::kube::{ARGOCD_FIELD_MANAGER, FIELD_MANAGER, apply, create_if_absent, get, list, text};
+use crate::names::tls::{self, Authority};
 use crate::yaml;
+
+/// What there is to give.
+#[derive(Debug)]
+pub struct Provisions<'a> {
+    /// Whose secrets and certificates are made.
+    pub bundles: &'a [Bundle],
+    /// Who signs the certificates.
+    pub authority: &'a Authority,
+    /// The names in them.
+    pub names: &'a BTreeSet<String>,
+    /// What a LoadBalancer gets.
+    pub address: Option<Ipv4Addr>,
+}
 
 /// Gives what is missing, until it is dropped. Whatever can't be given is told by what waits for it.
 pub async fn provide(
     context: &Context,
     client: &Client,
-    bundles: &[Bundle],
-    address: Option<Ipv4Addr>,
+    provisions: &Provisions<'_>,
 ) -> anyhow::Result<()> {
+    let Provisions {
+        bundles,
+        authority,
+        names,
+        address,
+    } = *provisions;
     let mut made = BTreeSet::new();
     loop {
         for bundle in bundles {
@@ -37,12 +56,40 @@ pub async fn provide(
                     made.insert((&bundle.name, &secret.name));
                 }
             }
+            if let Some(certificate) = &bundle.certificate
+                && !made.contains(&(&bundle.name, certificate))
+                && make_certificate(client, bundle, certificate, authority, names).await?
+            {
+                made.insert((&bundle.name, certificate));
+            }
         }
         if let Some(address) = address {
             give_addresses(client, address).await?;
         }
         context.stop.or(sleep(Duration::from_millis(500))).await?;
     }
+}
+
+/// Makes the certificate unless a good one is there; says whether one is. Its namespace comes with another bundle, too.
+pub async fn make_certificate(
+    client: &Client,
+    bundle: &Bundle,
+    name: &str,
+    authority: &Authority,
+    names: &BTreeSet<String>,
+) -> anyhow::Result<bool> {
+    let namespace = get(client, "v1", "Namespace", "", &bundle.namespace).await?;
+    if namespace.is_none() {
+        return Ok(false);
+    }
+    let live = get(client, "v1", "Secret", &bundle.namespace, name).await?;
+    let wanted = tls::secret(authority, names, live.as_ref(), SystemTime::now())?;
+    if let Some(mut secret) = wanted {
+        secret["metadata"]["namespace"] = json!(bundle.namespace);
+        secret["metadata"]["name"] = json!(name);
+        apply(client, FIELD_MANAGER, &[secret]).await?;
+    }
+    Ok(true)
 }
 
 /// Makes a secret once; says whether it is there. Its namespace comes with another bundle, so it may have to wait.

@@ -22,8 +22,8 @@ pub fn tree(inputs: &Inputs, store: &Store) -> anyhow::Result<Vec<TreeFile>> {
     let mut files = read_folder(&inputs.environment.root.join("bundles"), "bundles")?;
     for file in &mut files {
         match file.path.as_str() {
-            COMPONENT => file.bytes = component(&inputs.environment, &file.bytes)?,
-            VALUES => file.bytes = values(&inputs.environment, &file.bytes)?,
+            COMPONENT => file.bytes = component(inputs, &file.bytes)?,
+            VALUES => file.bytes = values(inputs, &file.bytes)?,
             _ => {}
         }
     }
@@ -67,8 +67,9 @@ fn pass_through_overlays(inputs: &Inputs) -> Vec<TreeFile> {
         .collect()
 }
 
-/// The component with the images of this environment.
-fn component(environment: &Environment, text: &[u8]) -> anyhow::Result<Vec<u8>> {
+/// The component with the images of this environment, and with its port.
+fn component(inputs: &Inputs, text: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let environment = &inputs.environment;
     let mut component = single(COMPONENT, text)?;
     let images = component
         .as_object_mut()
@@ -93,13 +94,65 @@ fn component(environment: &Environment, text: &[u8]) -> anyhow::Result<Vec<u8>> 
     if let Some(list) = list.as_array_mut() {
         list.extend(entries);
     }
+    let port = https_port(inputs);
+    if port != 443 {
+        let patches = images.entry("patches").or_insert_with(|| json!([]));
+        if let Some(list) = patches.as_array_mut() {
+            list.extend(at_another_port(port));
+        }
+    }
     Ok(yaml::to_string(&component).into_bytes())
 }
 
+/// The port at which people reach the gateway by HTTPS.
+pub fn https_port(inputs: &Inputs) -> u16 {
+    inputs.cluster_config.published(443).unwrap_or(443)
+}
+
+/// What stands behind `https://<name>.` in an address that people open: the domain, and the port unless it is 443.
+pub fn authority(inputs: &Inputs) -> String {
+    let domain = &inputs.environment.domain;
+    match https_port(inputs) {
+        443 => domain.to_string(),
+        port => format!("{domain}:{port}"),
+    }
+}
+
+/// Where people reach the gateway at another port, so do the pods: an issuer's address is one string everywhere. And
+/// whoever comes by HTTP is sent to that port.
+fn at_another_port(port: u16) -> [Value; 3] {
+    let patch = |kind: &str, operations: Value| {
+        json!({
+            "target": {"kind": kind, "annotationSelector": "devenv/domain=environment"},
+            "patch": operations.to_string(),
+        })
+    };
+    let mut service = patch(
+        "Service",
+        json!([{"op": "add", "path": "/spec/ports/-", "value": {"name": "https-outside", "port": port, "targetPort": 443}}]),
+    );
+    service["target"] =
+        json!({"kind": "Service", "name": "istio-ingressgateway", "namespace": "istio-ingress"});
+    [
+        service,
+        patch(
+            "Gateway",
+            json!([{"op": "remove", "path": "/spec/servers/0/tls"}]),
+        ),
+        patch(
+            "VirtualService",
+            json!([{"op": "add", "path": "/spec/http/0", "value": {
+                "match": [{"port": 80}], "redirect": {"scheme": "https", "port": port, "redirectCode": 301},
+            }}]),
+        ),
+    ]
+}
+
 /// The values, for `replacements`.
-fn values(environment: &Environment, text: &[u8]) -> anyhow::Result<Vec<u8>> {
+fn values(inputs: &Inputs, text: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut values = single(VALUES, text)?;
-    values["data"]["domain"] = json!(environment.domain.to_string());
+    values["data"]["domain"] = json!(inputs.environment.domain.to_string());
+    values["data"]["authority"] = json!(authority(inputs));
     Ok(yaml::to_string(&values).into_bytes())
 }
 

@@ -8,14 +8,18 @@
 //! which is then run: `sudo` with devenv's own [`helper`], which trusts nobody. That needs a terminal and a person at it; in CI
 //! `sudo -n` is tried, which never asks. Where it isn't to be, the lines are there to be added by hand, and all else is done.
 //!
-//! [`wanted`] finds the names in the bundles. Not in here: whether the names answer (that takes a cluster), and the names inside
-//! of the cluster.
+//! [`wanted`] finds the names in the bundles. What makes a name work besides is its certificate ([`tls`]). Not in here: whether
+//! the names answer ([`crate::checks`]), and the names inside of the cluster ([`crate::cluster::dns`]).
 
 pub mod helper;
 pub mod hosts;
 pub mod hosts_file;
-pub mod virtual_services;
+pub mod loopback;
+pub mod tls;
+mod virtual_services;
 pub mod windows;
+
+pub use self::virtual_services::wanted;
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _};
@@ -23,14 +27,11 @@ use std::net::Ipv6Addr;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::bundle::{self, Bundle};
 use crate::context::Context;
 use crate::environment::{Environment, HostsFile};
 use crate::error::explain;
 use crate::event::{Events, Step};
 use crate::exec::{self, Cmd};
-use crate::gitops::git::read_folder;
-use crate::inputs::Inputs;
 use crate::stop::Stop;
 use helper::Change;
 use hosts::{Block, HostName, Owner, State};
@@ -200,14 +201,6 @@ pub async fn unwire(
             },
         },
     )
-}
-
-/// The names that the bundles of the environment want: see [`virtual_services`].
-pub fn wanted(inputs: &Inputs) -> anyhow::Result<BTreeSet<String>> {
-    let environment = &inputs.environment;
-    let files = read_folder(&environment.root.join(bundle::FOLDER), bundle::FOLDER)?;
-    let folders: Vec<String> = inputs.bundles.iter().map(Bundle::path).collect();
-    virtual_services::names(&files, &folders, &environment.domain)
 }
 
 /// Whether names are to lead to `::1` too, where nobody has looked who answers there: as the block has it, if there is one.

@@ -8,10 +8,12 @@ use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 
+use super::plain;
 use super::state::{Bytes, Known, State};
 use super::table::table;
 use super::text::{self, BOLD, CYAN, DIM, PLAIN, Row, seconds, symbol, width};
 use super::{Size, painted};
+use crate::checks::Verdict;
 use crate::event::{Event, Outcome};
 
 const SPINNER: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
@@ -154,6 +156,9 @@ fn lasting(state: &State, at: Duration, event: &Event, columns: usize) -> Vec<St
                 rows.push(row(known, 0, at, columns));
                 failed(state, *step, 1, at, columns, &mut rows);
             }
+        }
+        Event::Checked(checked) if checked.verdict == Verdict::Failed => {
+            return vec![text::clean(&plain::failed(checked))];
         }
         Event::Notice { text } => return vec![text::clean(text)], // whole: the terminal may wrap what isn't drawn again
         Event::Verdict { text } => {

@@ -20,6 +20,7 @@ use anyhow::Context as _;
 use clap::ColorChoice;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::checks;
 use crate::error::{Exit, Failure, explain};
 use crate::event::{Event, Outcome, Timed};
 use state::State;
@@ -138,6 +139,11 @@ impl Style {
     fn wants(&self, event: &Event) -> bool {
         match event {
             Event::Notice { .. } | Event::Verdict { .. } => true,
+            Event::Checked(checked) => {
+                self.format == Format::Json
+                    || checked.verdict == checks::Verdict::Failed
+                    || self.verbose > 0
+            }
             Event::Line { .. } => self.verbose > 0 && !self.quiet,
             _ => !self.quiet,
         }

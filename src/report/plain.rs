@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::state::{Known, State};
 use super::table::table;
 use super::text::{BOLD, DIM, bytes, clean, in_one_line, seconds, word};
+use crate::checks::{Checked, Verdict};
 use crate::event::{Event, Outcome};
 
 /// A step tells at most this often what it waits for.
@@ -44,6 +45,7 @@ impl Plain {
                     .into_iter()
                     .collect()
             }
+            Event::Checked(checked) => self.checked(at, checked),
             Event::Notice { text } if self.quiet => vec![clean(text)],
             Event::Notice { text } => self.lines(at, text),
             Event::Verdict { text } => self.verdict(state, at, text),
@@ -72,6 +74,18 @@ impl Plain {
         Some(self.line(now, &format!("{}: {text}", state.path(step))))
     }
 
+    /// A check that failed says besides what it would have proved.
+    fn checked(&self, at: Duration, checked: &Checked) -> Vec<String> {
+        match checked.verdict {
+            Verdict::Failed if self.quiet => vec![clean(&failed(checked))],
+            Verdict::Failed => vec![self.line(at, &failed(checked))],
+            verdict => vec![self.line(
+                at,
+                &format!("{}: {}, {}", checked.name, said(verdict), checked.saw),
+            )],
+        }
+    }
+
     fn verdict(&self, state: &State, at: Duration, text: &str) -> Vec<String> {
         let verdict = format!("{BOLD}{}{BOLD:#}", clean(text));
         let phases = state.phases(at);
@@ -98,6 +112,23 @@ impl Plain {
 
     fn line(&self, at: Duration, text: &str) -> String {
         format!("{DIM}[{:>6}]{DIM:#} {}", seconds(at), in_one_line(text))
+    }
+}
+
+/// "check failed: gateway a.local: answered 503 (it would prove: https://a.local opens)"
+pub(super) fn failed(checked: &Checked) -> String {
+    format!(
+        "check failed: {}: {} (it would prove: {})",
+        checked.name, checked.saw, checked.proves
+    )
+}
+
+fn said(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Passed => "passed",
+        Verdict::Failed => "failed",
+        Verdict::NotWired => "not wired",
+        Verdict::Excluded => "excluded",
     }
 }
 

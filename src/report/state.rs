@@ -79,7 +79,7 @@ impl State {
                 }
             }
             Event::Verdict { text } => self.verdict = Some(text.clone()),
-            Event::Line { .. } | Event::Notice { .. } | Event::Lent { .. } => {}
+            Event::Line { .. } | Event::Notice { .. } | Event::Checked(_) | Event::Lent { .. } => {}
         }
     }
 

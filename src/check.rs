@@ -1,0 +1,155 @@
+//! `devenv check`: proves again, through the front door, that what is up works.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use kube::Client;
+
+use crate::checks::{self, Checked, Door, Verdict, World};
+use crate::cli::Output;
+use crate::context::Context;
+use crate::docker::{self, Docker};
+use crate::error::{Exit, Failure};
+use crate::event::Step;
+use crate::gitops::tree::https_port;
+use crate::inputs::{self, Inputs};
+use crate::names::tls::{self, Authority};
+use crate::{cluster, junit, names};
+
+/// A resolver that looks at its files only every few seconds must not make a check fail.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Runs every check; gives the text for stdout with the exit code. `junit` names a file for a CI system.
+pub async fn check(
+    context: &Context,
+    output: Output,
+    junit: Option<&Path>,
+) -> anyhow::Result<(Exit, String)> {
+    let inputs = inputs::load(&context.selector, &context.directory)?;
+    if let Some(file) = junit {
+        junit::refuse_unwritable(file)?;
+    }
+    let environment = &inputs.environment;
+    let docker = docker::connect().await?;
+    let nodes = cluster::nodes(&docker, environment).await?;
+    let Some(client) = cluster::client_if_running(&docker, environment, &nodes).await? else {
+        return Err(Failure::Other {
+            message: format!("the cluster {} doesn't run", environment.cluster),
+            hint: format!("devenv up --environment {}", environment.name),
+        }
+        .into());
+    };
+    let step = context.events.step("checks");
+    let names = names::wanted(&inputs);
+    let checked = prove(context, &inputs, &docker, &client, &names, PATIENCE, &step).await?;
+    step.unchanged(checks::counted(&checked));
+    if let Some(file) = junit {
+        junit::write(file, environment.name.as_str(), &checked)?;
+    }
+    let text = match output {
+        Output::Json => {
+            for checked in &checked {
+                context.events.checked(checked.clone());
+            }
+            String::new()
+        }
+        Output::Text => table(&checked),
+    };
+    let (exit, verdict) = verdict(&checked);
+    context.events.verdict(verdict);
+    Ok((exit, text))
+}
+
+/// Runs every check of the environment against a cluster that runs.
+pub async fn prove(
+    context: &Context,
+    inputs: &Inputs,
+    docker: &Docker,
+    client: &Client,
+    names: &BTreeSet<String>,
+    patience: Duration,
+    step: &Step,
+) -> anyhow::Result<Vec<Checked>> {
+    let authority = tls::authority(&context.paths, &inputs.environment.domain)?;
+    let kubeconfig = context.paths.kubeconfig(&inputs.environment.id);
+    let kubeconfig = std::fs::read_to_string(&kubeconfig)
+        .with_context(|| format!("read {}", kubeconfig.display()))?;
+    let world = World {
+        inputs,
+        docker,
+        client,
+        asks_once: &crate::kube::client_that_asks_once(&kubeconfig).await?,
+        names,
+        door: door(inputs, &authority),
+        stop: &context.stop,
+        step,
+    };
+    let checks = checks::all(&world);
+    step.waiting(format!("{} checks", checks.len()));
+    checks::run(&world, &checks, patience)
+        .await
+        .context("run the checks")
+}
+
+/// The gateway's ports on this machine, if the cluster config publishes them.
+fn door(inputs: &Inputs, authority: &Authority) -> Option<Door> {
+    let here = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    inputs.cluster_config.published(443)?;
+    Some(Door {
+        http: here(inputs.cluster_config.published(80)?),
+        https: here(https_port(inputs)),
+        tls: Arc::new(tls::client_config(authority)),
+    })
+}
+
+/// The exit code that the checks come to, and the last word about them.
+pub fn verdict(checked: &[Checked]) -> (Exit, String) {
+    let counted = checks::counted(checked);
+    let failed = checks::count(checked, Verdict::Failed);
+    if failed > 0 {
+        return (Exit::CheckFailed, format!("not well: {counted}"));
+    }
+    if checks::count(checked, Verdict::NotWired) > 0 {
+        let word = format!("well, but this machine doesn't know the names: {counted}");
+        return (Exit::NamesNotWired, word);
+    }
+    (Exit::Ready, format!("well: {counted}"))
+}
+
+/// All results, a line each; a check that failed tells what it was to prove, and how.
+fn table(checked: &[Checked]) -> String {
+    let width = |of: fn(&Checked) -> &str| {
+        checked
+            .iter()
+            .map(|checked| of(checked).chars().count())
+            .max()
+            .unwrap_or_default()
+    };
+    let name_width = width(|checked| &checked.name);
+    let mut text = String::new();
+    for checked in checked {
+        let Checked {
+            name,
+            proves,
+            how,
+            verdict,
+            saw,
+            seconds,
+        } = checked;
+        let word = match verdict {
+            Verdict::Passed => "passed",
+            Verdict::Failed => "FAILED",
+            Verdict::NotWired => "not wired",
+            Verdict::Excluded => "excluded",
+        };
+        text += &format!("{word:9}  {name:name_width$}  {seconds:>4.1} s  {saw}\n");
+        if *verdict == Verdict::Failed {
+            text += &format!("{:9}  it would prove: {proves}\n{:9}  by: {how}\n", "", "");
+        }
+    }
+    text
+}

@@ -1,0 +1,371 @@
+//! Saved states of an environment: what its nodes keep in their volumes of etcd and of the volumes' data, copied while the
+//! nodes stand still, and put back.
+//!
+//! A snapshot lies in the node's own volume, beside what it was copied from: nothing travels, and where the file system can,
+//! the copy shares its blocks. Images stay where they are and belong to no snapshot. It is whole when its `meta.json` is
+//! there, which is written last. A restore that was killed half-way is finished by the next `up` ([`finish_restore`]).
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use futures::future::try_join_all;
+use serde::{Deserialize, Serialize};
+
+use super::kind::workers_and_control_planes;
+use crate::docker::beside::Beside;
+use crate::docker::{Docker, Node, State};
+use crate::environment::Environment;
+use crate::error::Failure;
+use crate::event::Step;
+
+/// The snapshot that `up` keeps of the last state that passed all checks.
+pub const HEALTHY: &str = "healthy";
+/// Where snapshots lie in a node.
+const FOLDER: &str = "/var/devenv/snapshots";
+/// The label of containers that work beside a node.
+const LABEL: &str = "devenv.environment";
+/// So much of the disk must stay free after a snapshot.
+const FREE_MEBIBYTES: u64 = 2048;
+/// What all of an environment's named snapshots may take.
+const LIMIT_MEBIBYTES: u64 = 8192;
+
+/// A whole snapshot, as its `meta.json` tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// Its name.
+    pub name: String,
+    /// When it was saved, in RFC 3339.
+    pub saved: String,
+    /// The revision that all Applications were at.
+    pub revision: String,
+    /// What it holds, in words.
+    pub holds: String,
+    /// Its size in MiB, all nodes together; blocks that it shares count as well.
+    #[serde(default)]
+    pub mebibytes: u64,
+}
+
+/// A name that can be a folder's and says what it means: at most 40 of a-z, 0-9 and `-`.
+pub fn check_name(name: &str) -> anyhow::Result<()> {
+    if name.len() <= 40 && crate::environment::is_dns_label(name) {
+        return Ok(());
+    }
+    Err(Failure::Usage {
+        message: format!("`{name}` can't name a snapshot"),
+        hint: "at most 40 of a-z, 0-9 and `-`, and no `-` at either end".to_owned(),
+    }
+    .into())
+}
+
+/// The whole snapshots there are, the oldest first. The nodes must run.
+pub async fn all(docker: &Docker, nodes: &[Node]) -> anyhow::Result<Vec<Snapshot>> {
+    let Some(first) = workers_and_control_planes(nodes).next() else {
+        return Ok(Vec::new());
+    };
+    let script = format!(
+        "cd {FOLDER} 2>/dev/null || exit 0; for meta in */meta.json; do [ -e \"$meta\" ] && cat \"$meta\" && echo; done"
+    );
+    let output = docker
+        .exec_checked(&first.name, &["sh", "-c", &script])
+        .await?;
+    let mut found: Vec<Snapshot> = String::from_utf8_lossy(&output)
+        .lines()
+        .filter(|line| !line.is_empty())
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    found.sort_by(|one, other| one.saved.cmp(&other.saved));
+    Ok(found)
+}
+
+/// Saves the state of all nodes under a name; one of that name is replaced. The nodes stand still for as long as it takes.
+pub async fn save(
+    docker: &Docker,
+    environment: &Environment,
+    nodes: &[Node],
+    name: &str,
+    revision: &str,
+    step: &Step,
+) -> anyhow::Result<Snapshot> {
+    let nodes: Vec<&Node> = workers_and_control_planes(nodes).collect();
+    let first = nodes.first().context("there is no node to save")?;
+    refuse_without_room(docker, first, name).await?;
+    let mut snapshot = Snapshot {
+        name: name.to_owned(),
+        saved: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        revision: revision.to_owned(),
+        holds: "etcd and the data of all volumes; no images".to_owned(),
+        mebibytes: 0,
+    };
+    let copy = copy_script(name);
+    let beside = besides(environment, &nodes, &copy);
+    for (helper, node) in &beside {
+        docker.make_beside(&helper.beside(node)).await?;
+    }
+    step.waiting("the nodes stand still");
+    try_join_all(nodes.iter().map(|node| docker.pause(&node.name))).await?;
+    let copied = try_join_all(
+        beside
+            .iter()
+            .map(|(helper, _)| docker.run_beside(&helper.name)),
+    )
+    .await;
+    // Whatever came of it, they go on.
+    for node in &nodes {
+        docker.unpause(&node.name).await?;
+    }
+    let copied = copied.context("copy the state of the nodes");
+    for (helper, _) in &beside {
+        docker.remove(&helper.name).await?;
+    }
+    snapshot.mebibytes = copied?
+        .iter()
+        .filter_map(|said| said.trim().parse::<u64>().ok())
+        .sum();
+    step.waiting("keeping it");
+    let meta = serde_json::to_string(&snapshot)?;
+    for node in &nodes {
+        let keep = keep_script(name, &meta);
+        docker
+            .exec_checked(&node.name, &["sh", "-c", &keep])
+            .await?;
+    }
+    Ok(snapshot)
+}
+
+/// Disks fill by themselves; this is not to be what fills them.
+async fn refuse_without_room(docker: &Docker, node: &Node, name: &str) -> anyhow::Result<()> {
+    let script = format!(
+        "mkdir -p {FOLDER} && chmod 700 /var/devenv {FOLDER} && df -Pm /var | awk 'NR==2 {{print $4}}' && \
+         du -smc /var/lib/etcd /var/local-path-provisioner 2>/dev/null | awk 'END {{print $1}}' && \
+         du -sm --exclude={name} --exclude={HEALTHY} {FOLDER} | awk '{{print $1}}'"
+    );
+    let said = docker
+        .exec_checked(&node.name, &["sh", "-c", &script])
+        .await?;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let numbers: Vec<u64> = said.lines().filter_map(|line| line.parse().ok()).collect();
+    let [free, wanted, others] = numbers[..] else {
+        anyhow::bail!("the node {} didn't tell its free space: {said}", node.name);
+    };
+    if free < wanted + FREE_MEBIBYTES {
+        return Err(Failure::Other {
+            message: format!(
+                "a snapshot of {wanted} MiB would leave less than {FREE_MEBIBYTES} MiB of the {free} MiB that are free where \
+                 Docker keeps its volumes"
+            ),
+            hint: "docker system df, then remove what nobody needs; or: devenv snapshot remove NAME"
+                .to_owned(),
+        }
+        .into());
+    }
+    if name != HEALTHY && others + wanted > LIMIT_MEBIBYTES {
+        return Err(Failure::Other {
+            message: format!(
+                "the snapshots would take {} MiB, and at most {LIMIT_MEBIBYTES} MiB are kept",
+                others + wanted
+            ),
+            hint: "devenv snapshot list, then: devenv snapshot remove NAME".to_owned(),
+        }
+        .into());
+    }
+    Ok(())
+}
+
+/// Runs while the node stands still, so it only copies.
+fn copy_script(name: &str) -> String {
+    format!(
+        "set -e; cd {FOLDER}; rm -rf .{name}.new; mkdir .{name}.new; \
+         cp -a --reflink=auto /var/local-path-provisioner .{name}.new/volumes 2>/dev/null || mkdir -p .{name}.new/volumes; \
+         if [ -d /var/lib/etcd ]; then cp -a --reflink=auto /var/lib/etcd .{name}.new/etcd; fi; \
+         du -sm .{name}.new | cut -f1"
+    )
+}
+
+/// Puts the copy in the place of an older one of its name. Until the last word it isn't whole.
+fn keep_script(name: &str, meta: &str) -> String {
+    // A name and what is written of it hold no quotes.
+    format!(
+        "set -e; cd {FOLDER}; rm -rf .{name}.old; if [ -e {name} ]; then rm -f {name}/meta.json; mv {name} .{name}.old; fi; \
+         mv .{name}.new {name}; printf %s '{meta}' > {name}/.meta; mv {name}/.meta {name}/meta.json; rm -rf .{name}.old"
+    )
+}
+
+/// Puts a saved state back: the nodes are killed, their etcd and volumes replaced, and they are started again. Whatever ran in
+/// their pods starts anew.
+pub async fn restore(
+    docker: &Docker,
+    environment: &Environment,
+    nodes: &[Node],
+    name: &str,
+    step: &Step,
+) -> anyhow::Result<()> {
+    let nodes: Vec<&Node> = workers_and_control_planes(nodes).collect();
+    let script = restore_script(name);
+    let beside = besides(environment, &nodes, &script);
+    for (helper, node) in &beside {
+        docker.make_beside(&helper.beside(node)).await?;
+    }
+    step.waiting("stopping the nodes");
+    try_join_all(nodes.iter().map(|node| async move {
+        docker.unpause(&node.name).await.ok();
+        docker.kill(&node.name).await
+    }))
+    .await?;
+    step.waiting(format!("putting {name} back"));
+    try_join_all(
+        beside
+            .iter()
+            .map(|(helper, _)| docker.run_beside(&helper.name)),
+    )
+    .await
+    .with_context(|| format!("put the snapshot {name} back"))?;
+    for (helper, _) in &beside {
+        docker.remove(&helper.name).await?;
+    }
+    step.waiting("starting the nodes");
+    try_join_all(nodes.iter().map(|node| docker.start(&node.name))).await?;
+    Ok(())
+}
+
+/// Each part is put beside its place first and then takes it, so that a second run finishes what a first began.
+fn restore_script(name: &str) -> String {
+    format!(
+        "set -e; s={FOLDER}/{name}; test -e $s/meta.json; \
+         rm -rf /var/lib/etcd.devenv /var/local-path-provisioner.devenv; \
+         cp -a --reflink=auto $s/volumes /var/local-path-provisioner.devenv; \
+         if [ -d $s/etcd ]; then cp -a --reflink=auto $s/etcd /var/lib/etcd.devenv; \
+           rm -rf /var/lib/etcd; mv /var/lib/etcd.devenv /var/lib/etcd; fi; \
+         rm -rf /var/local-path-provisioner; mv /var/local-path-provisioner.devenv /var/local-path-provisioner; \
+         rm -rf /var/lib/kubelet/pods; mkdir -p /var/lib/kubelet/pods"
+    )
+}
+
+/// Finishes a restore that a killed devenv began: its container is still there. Says whether there was one.
+pub async fn finish_restore(
+    docker: &Docker,
+    environment: &Environment,
+    nodes: &[Node],
+    step: &Step,
+) -> anyhow::Result<bool> {
+    let mut found = false;
+    for node in workers_and_control_planes(nodes) {
+        let name = helper_name(environment, node);
+        let Some(state) = docker.state_of(&name).await? else {
+            continue;
+        };
+        found = true;
+        step.waiting(format!("finishing what {name} began"));
+        match (&node.state, state) {
+            // It was saving: the node goes on, and what was copied is nobody's.
+            (State::Running | State::Paused, _) => {}
+            (_, State::Running) => drop(docker.ended_beside(&name).await?),
+            (_, _) => drop(docker.run_beside(&name).await?),
+        }
+        docker.remove(&name).await?;
+    }
+    Ok(found)
+}
+
+/// Removes what is left of work beside the nodes, for `down`.
+pub async fn remove_helpers(docker: &Docker, environment: &Environment) -> anyhow::Result<()> {
+    for helper in docker.containers(LABEL, Some(&environment.id)).await? {
+        docker.remove(&helper.name).await?;
+    }
+    Ok(())
+}
+
+/// Removes a snapshot; says whether it was there.
+pub async fn remove(docker: &Docker, nodes: &[Node], name: &str) -> anyhow::Result<bool> {
+    let there = all(docker, nodes)
+        .await?
+        .iter()
+        .any(|snapshot| snapshot.name == name);
+    let script =
+        format!("rm -f {FOLDER}/{name}/meta.json; rm -rf {FOLDER}/{name} {FOLDER}/.{name}.*");
+    for node in workers_and_control_planes(nodes) {
+        docker
+            .exec_checked(&node.name, &["sh", "-c", &script])
+            .await?;
+    }
+    Ok(there)
+}
+
+/// A container beside a node, by its name, label and script.
+struct Helper<'a> {
+    name: String,
+    environment: &'a Environment,
+    script: &'a str,
+}
+
+impl Helper<'_> {
+    fn beside<'a>(&'a self, node: &'a Node) -> Beside<'a> {
+        Beside {
+            name: &self.name,
+            node,
+            script: self.script,
+            label: (LABEL, &self.environment.id),
+        }
+    }
+}
+
+fn besides<'a>(
+    environment: &'a Environment,
+    nodes: &[&'a Node],
+    script: &'a str,
+) -> Vec<(Helper<'a>, &'a Node)> {
+    nodes
+        .iter()
+        .map(|node| {
+            let helper = Helper {
+                name: helper_name(environment, node),
+                environment,
+                script,
+            };
+            (helper, *node)
+        })
+        .collect()
+}
+
+fn helper_name(_: &Environment, node: &Node) -> String {
+    format!("{}-state", node.name)
+}
+
+/// How old a snapshot is, for people: "3m ago".
+pub fn age(saved: &str, now: SystemTime) -> String {
+    let Ok(saved) = humantime::parse_rfc3339(saved) else {
+        return "-".to_owned();
+    };
+    let seconds = now.duration_since(saved).unwrap_or_default().as_secs();
+    let rounded = match seconds {
+        0..60 => seconds,
+        60..3600 => seconds / 60 * 60,
+        _ => seconds / 3600 * 3600,
+    };
+    format!(
+        "{} ago",
+        humantime::format_duration(Duration::from_secs(rounded))
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_folders_and_ages_are_rounded() {
+        assert!(check_name("before-migration").is_ok());
+        for bad in ["", "a/b", "..", "A", "-a", "a'b"] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+        let now = humantime::parse_rfc3339("2026-11-25T12:00:00Z").unwrap();
+        for (saved, expected) in [
+            ("2026-11-25T11:59:58Z", "2s ago"),
+            ("2026-11-25T11:47:31Z", "12m ago"),
+            ("2026-11-23T11:00:00Z", "2days 1h ago"),
+            ("yesterday", "-"),
+        ] {
+            assert_eq!(age(saved, now), expected);
+        }
+    }
+}

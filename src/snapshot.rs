@@ -1,0 +1,139 @@
+//! `devenv snapshot`: named states of an environment, such as the one before a migration that may go wrong.
+
+use std::time::SystemTime;
+
+use crate::cli::{Output, SnapshotCommand};
+use crate::cluster::saved::{self, Snapshot};
+use crate::context::Context;
+use crate::docker::{self, Docker, Node, State};
+use crate::error::{Exit, Failure};
+use crate::gitops::settle::applications;
+use crate::inputs::{self, Inputs};
+use crate::{cluster, lock, report, reset};
+
+/// Does what was asked for.
+pub async fn snapshot(
+    context: &Context,
+    command: SnapshotCommand,
+    output: Output,
+) -> anyhow::Result<Exit> {
+    let inputs = inputs::load(&context.selector, &context.directory)?;
+    let environment = &inputs.environment;
+    let _lock = lock::acquire(
+        &context.paths.lock(&environment.id),
+        "devenv snapshot",
+        &context.events,
+        &context.stop,
+    )
+    .await?;
+    let docker = docker::connect().await?;
+    let nodes = cluster::nodes(&docker, environment).await?;
+    refuse_unless_running(&inputs, &nodes)?;
+    match command {
+        SnapshotCommand::Save { name } => save(context, &docker, &inputs, &nodes, &name).await,
+        SnapshotCommand::List => {
+            report::data(&list(&saved::all(&docker, &nodes).await?, output)?)?;
+            Ok(Exit::Ready)
+        }
+        SnapshotCommand::Restore { name } => {
+            let there = saved::all(&docker, &nodes).await?;
+            let snapshot = find(&there, &name)?;
+            reset::go_back(context, &docker, &inputs, &nodes, snapshot).await
+        }
+        SnapshotCommand::Remove { name } => {
+            saved::check_name(&name)?;
+            let was_there = saved::remove(&docker, &nodes, &name).await?;
+            context.events.verdict(match was_there {
+                true => format!("the snapshot {name} is gone"),
+                false => format!("nothing to remove: there is no snapshot {name}"),
+            });
+            Ok(Exit::Ready)
+        }
+    }
+}
+
+fn refuse_unless_running(inputs: &Inputs, nodes: &[Node]) -> anyhow::Result<()> {
+    let environment = &inputs.environment;
+    if nodes.is_empty() || nodes.iter().any(|node| node.state != State::Running) {
+        return Err(Failure::Other {
+            message: format!("the cluster {} doesn't run", environment.cluster),
+            hint: format!("devenv up --environment {}", environment.name),
+        }
+        .into());
+    }
+    Ok(())
+}
+
+async fn save(
+    context: &Context,
+    docker: &Docker,
+    inputs: &Inputs,
+    nodes: &[Node],
+    name: &str,
+) -> anyhow::Result<Exit> {
+    saved::check_name(name)?;
+    let environment = &inputs.environment;
+    let step = context.events.step("snapshot");
+    let revision = match cluster::client_if_running(docker, environment, nodes).await? {
+        Some(client) => applications(&client)
+            .await?
+            .into_values()
+            .map(|app| app.revision)
+            .max()
+            .unwrap_or_default(),
+        None => String::new(),
+    };
+    let snapshot = saved::save(docker, environment, nodes, name, &revision, &step).await?;
+    step.done(format!("{} MiB", snapshot.mebibytes));
+    context.events.verdict(format!(
+        "saved {name}; to go back to it: devenv snapshot restore {name}"
+    ));
+    Ok(Exit::Ready)
+}
+
+fn find<'a>(there: &'a [Snapshot], name: &str) -> anyhow::Result<&'a Snapshot> {
+    there
+        .iter()
+        .find(|snapshot| snapshot.name == name)
+        .ok_or_else(|| {
+            let names: Vec<&str> = there
+                .iter()
+                .map(|snapshot| snapshot.name.as_str())
+                .collect();
+            Failure::Usage {
+                message: format!("there is no snapshot `{name}`"),
+                hint: match names.as_slice() {
+                    [] => "make one: devenv snapshot save NAME".to_owned(),
+                    names => format!("the snapshots there are: {}", names.join(", ")),
+                },
+            }
+            .into()
+        })
+}
+
+fn list(there: &[Snapshot], output: Output) -> anyhow::Result<String> {
+    if output == Output::Json {
+        return Ok(format!("{}\n", serde_json::to_string(there)?));
+    }
+    let width = there
+        .iter()
+        .map(|snapshot| snapshot.name.len())
+        .max()
+        .unwrap_or_default()
+        .max("name".len());
+    let now = SystemTime::now();
+    let mut text = format!("{:width$}  {:>9}  {:16}  holds\n", "name", "size", "saved");
+    for Snapshot {
+        name,
+        saved,
+        holds,
+        mebibytes,
+        ..
+    } in there
+    {
+        let size = format!("{mebibytes} MiB");
+        let age = saved::age(saved, now);
+        text += &format!("{name:width$}  {size:>9}  {age:16}  {holds}\n");
+    }
+    Ok(text)
+}
