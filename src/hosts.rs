@@ -48,7 +48,7 @@ async fn apply(context: &Context) -> anyhow::Result<Exit> {
             "nothing to change: the environment says `hosts: off`".to_owned()
         }
         Wired::NotWired { .. } => {
-            step.done("not wired");
+            step.unchanged("not wired");
             "the names are not wired".to_owned()
         }
     };
@@ -85,14 +85,14 @@ async fn remove(context: &Context) -> anyhow::Result<Exit> {
                 environment.name
             )
         }
-        left @ Unwired::Left { .. } => {
-            let hint = match &left {
-                Unwired::Left { command, .. } => command.clone(),
-                Unwired::Changed | Unwired::Unchanged => String::new(),
-            };
+        Unwired::Left {
+            reason,
+            block,
+            command,
+        } => {
             return Err(Failure::Other {
-                message: left.notice().unwrap_or_default(),
-                hint,
+                message: format!("the names are left in {HOSTS}: {reason}\n{block}"),
+                hint: command,
             }
             .into());
         }

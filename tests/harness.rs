@@ -252,6 +252,7 @@ impl Test {
     /// Starts it and lets it run.
     pub(crate) fn start(self) -> Running {
         let mut command = self.command();
+        let mut keyboard = None;
         let (child, outputs) = match self.terminal {
             None => {
                 command
@@ -286,6 +287,7 @@ impl Test {
                     .stdin(end(&terminal.slave))
                     .stdout(end(&terminal.slave))
                     .stderr(end(&terminal.slave));
+                keyboard = Some(fs::File::from(terminal.master.try_clone().unwrap()));
                 (
                     command.spawn().unwrap(),
                     vec![collect(fs::File::from(terminal.master))],
@@ -296,6 +298,7 @@ impl Test {
             test: self,
             child: Some(child),
             outputs,
+            keyboard,
         }
     }
 
@@ -410,9 +413,17 @@ pub(crate) struct Running {
     test: Test,
     child: Option<Child>,
     outputs: Vec<Collected>,
+    /// The other side of its terminal.
+    keyboard: Option<fs::File>,
 }
 
 impl Running {
+    /// Types that on its terminal.
+    pub(crate) fn type_in(&self, text: &str) {
+        let mut keyboard = self.keyboard.as_ref().expect("it runs on a terminal");
+        keyboard.write_all(text.as_bytes()).unwrap();
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.test.path(name)
     }

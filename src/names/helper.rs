@@ -58,7 +58,7 @@ pub struct Request {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
     /// Whether they lead to `::1` too.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ipv6: bool,
 }
 
@@ -155,10 +155,10 @@ impl Change {
         changed.map_err(|torn| {
             Failure::NotOurs {
                 message: format!(
-                    "the block of {} in {HOSTS} is not as devenv writes it: {torn}",
+                    "the block of {} in {HOSTS} is not as devenv writes it, so it is left alone: {torn}",
                     owner.name
                 ),
-                hint: format!("look at the lines with {} in them, and delete what is left of the block: sudoedit {HOSTS}", owner.id.as_str()),
+                hint: format!("sudoedit {HOSTS}"),
             }
             .into()
         })

@@ -5,7 +5,8 @@
 //!
 //! An ordinary file is replaced by a new one of the same mode, owner and attributes, in one step: whoever reads sees the old
 //! file or the new one. What can't be replaced is written in place: a mount, as in every container; a file of several names; a
-//! file in a folder that can't be written to; attributes that can't be carried over. It is then never cut first: lines are added
+//! file in a folder that can't be written to; attributes that can't be carried over; one that somebody writes to all the time.
+//! It is then never cut first: lines are added
 //! at the end in one write, or cut off at the end, or what differs is written over.
 
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
@@ -26,6 +27,8 @@ use crate::error::Failure;
 pub const LIMIT: u64 = 16 << 20;
 /// How often a change is made anew because somebody else wrote meanwhile.
 const TRIES: usize = 100;
+/// How often of these a new file is made. That takes its time; whoever writes all the time would always be faster.
+const REPLACEMENTS: usize = 5;
 /// How long another devenv is waited for. A stranger can hold this lock as well, so it isn't waited for longer.
 const TURN: Duration = Duration::from_secs(2);
 /// What a file that is being written is called, until it takes the place of the old one.
@@ -65,7 +68,7 @@ pub fn edit(
 ) -> anyhow::Result<Option<Written>> {
     let mut written = None;
     let mut turn = None;
-    for _ in 0..TRIES {
+    for tries in 0..TRIES {
         let target = Target::read(path)?;
         let new = change(&target.bytes)?;
         if new == target.bytes {
@@ -76,7 +79,7 @@ pub fn edit(
             turn = Some(Turn::take(&target.folder));
             continue;
         }
-        match target.write(&new) {
+        match target.write(&new, tries <= REPLACEMENTS) {
             Ok(Some(how)) => written = Some(how),
             Ok(None) => {}
             Err(error) => return Err(refused(path, &error).into()),
@@ -87,7 +90,7 @@ pub fn edit(
             "{} changes all the time; gave up after {TRIES} tries",
             path.display()
         ),
-        hint: format!("see who writes it: fuser -v {}", path.display()),
+        hint: format!("fuser -v {}", path.display()),
     }
     .into())
 }
@@ -98,22 +101,18 @@ fn refused(path: &Path, error: &io::Error) -> Failure {
     let (reason, hint) = match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EROFS) => (
             "its file system is read-only".to_owned(),
-            format!("see what it is part of: findmnt --target {path}"),
+            format!("findmnt --target {path}"),
         ),
         Some(Errno::EPERM) => (
-            "this is not permitted, though the rights on it would allow it; it may be immutable"
+            "the rights on it would allow it, so it may be immutable: lsattr then shows an `i`, which chattr -i takes away"
                 .to_owned(),
-            format!("see its attributes: lsattr {path}; an `i` goes with chattr -i {path}"),
+            format!("lsattr {path}"),
         ),
-        Some(Errno::EACCES) => (
-            "this user may not".to_owned(),
-            format!("see its rights: ls -l {path}"),
-        ),
-        Some(Errno::ENOSPC | Errno::EDQUOT) => (
-            "there is no space left".to_owned(),
-            format!("make some: df -h {path}"),
-        ),
-        _ => (error.to_string(), format!("look at it: ls -l {path}")),
+        Some(Errno::EACCES) => ("this user may not".to_owned(), format!("ls -l {path}")),
+        Some(Errno::ENOSPC | Errno::EDQUOT) => {
+            ("there is no space left".to_owned(), format!("df -h {path}"))
+        }
+        _ => (error.to_string(), format!("ls -l {path}")),
     };
     Failure::Other {
         message: format!("can't change {path}: {reason}"),
@@ -197,7 +196,7 @@ impl Target {
         if !metadata.is_file() {
             return Err(Failure::NotOurs {
                 message: format!("{} is not an ordinary file", target.path.display()),
-                hint: format!("look at it: ls -ld {}", target.path.display()),
+                hint: format!("ls -ld {}", target.path.display()),
             }
             .into());
         }
@@ -209,7 +208,7 @@ impl Target {
                     target.path.display(),
                     LIMIT >> 20
                 ),
-                hint: format!("look at it: ls -l {}", target.path.display()),
+                hint: format!("ls -l {}", target.path.display()),
             }
             .into());
         }
@@ -218,11 +217,11 @@ impl Target {
     }
 
     /// Writes the new bytes, unless the file is no longer what was read.
-    fn write(self, new: &[u8]) -> io::Result<Option<Written>> {
+    fn write(self, new: &[u8], may_replace: bool) -> io::Result<Option<Written>> {
         let Some((_, metadata)) = &self.open else {
             return self.create(new);
         };
-        if metadata.nlink() == 1 {
+        if may_replace && metadata.nlink() == 1 {
             match self.replacement(metadata, new) {
                 Ok(scratch) => {
                     if !self.is_unchanged()? {
@@ -320,7 +319,7 @@ impl Target {
             } else if fs::read(&path)? == written {
                 // They wrote all of it anew: theirs is what counts, and the change is made to it next.
                 write_over(
-                    &open(&path, OpenOptions::new().write(true))?,
+                    &open(&path, OpenOptions::new().read(true).write(true))?,
                     &written,
                     &late,
                 )?;
@@ -365,7 +364,7 @@ fn followed(path: &Path) -> anyhow::Result<PathBuf> {
                 path.display(),
                 target.display()
             ),
-            hint: format!("look at it: ls -l {} {}", path.display(), target.display()),
+            hint: format!("ls -l {} {}", path.display(), target.display()),
         }
         .into());
     }
@@ -412,20 +411,29 @@ fn is_out_of_space(error: &io::Error) -> bool {
     )
 }
 
-/// Turns the one content of a file into the other; never cuts what is still to be moved.
+/// Turns the one content of a file into the other; never cuts what is still to be moved, nor what somebody adds meanwhile.
 fn write_over(file: &File, old: &[u8], new: &[u8]) -> io::Result<()> {
     let same = old
         .iter()
         .zip(new)
         .take_while(|(one, other)| one == other)
         .count();
-    if new.len() > same {
-        file.write_all_at(&new[same..], same as u64)?;
+    file.write_all_at(&new[same..], same as u64)?;
+    if new.len() >= old.len() {
+        return Ok(());
     }
-    if new.len() < old.len() {
-        file.set_len(new.len() as u64)?;
+    let (mut moved, mut to) = (old.len() as u64, new.len() as u64);
+    loop {
+        let added = file.metadata()?.len().saturating_sub(moved);
+        if added == 0 {
+            return file.set_len(to);
+        }
+        let mut bytes = vec![0; usize::try_from(added).unwrap_or(usize::MAX)];
+        file.read_exact_at(&mut bytes, moved)?;
+        file.write_all_at(&bytes, to)?;
+        moved += added;
+        to += added;
     }
-    Ok(())
 }
 
 /// Takes back a part of what was to be added, where there was no space for all of it.

@@ -88,7 +88,7 @@ impl Wired {
                 block,
                 command,
             } => Some(format!(
-                "the names are not wired: {reason}\nthese lines belong into {HOSTS}:\n{block}or type: {command}"
+                "the names are not wired: {reason}\nthese lines belong into {HOSTS}:\n{block}next, type: {command}"
             )),
             Self::Unchanged | Self::Changed | Self::Off => None,
         }
@@ -104,7 +104,7 @@ impl Unwired {
                 block,
                 command,
             } => Some(format!(
-                "the names are left in {HOSTS}: {reason}\n{block}to remove them, type: {command}"
+                "the names are left in {HOSTS}: {reason}\n{block}next, type: {command}"
             )),
             Self::Unchanged | Self::Changed => None,
         }
@@ -124,58 +124,53 @@ pub async fn wire(
         return Ok(Wired::Off);
     }
     let (wanted, unusable) = block(environment, names, ipv6);
-    let look = || Look::at(&wanted).map_err(|error| Obstacle::from(&error));
-    let wired = match look() {
-        Err(obstacle) => Err(obstacle),
-        Ok(Look { change: None, .. }) => Ok(false),
-        Ok(Look {
-            file,
-            change: Some(change),
-            ..
-        }) => carry_out(context, environment, &change, &file, step).await?,
+    let not_wired = |Obstacle { reason, command }, names: BTreeSet<HostName>| {
+        let lacking = Block {
+            names,
+            ..wanted.clone()
+        };
+        Ok(Wired::NotWired {
+            reason,
+            block: lacking.lines(),
+            command,
+        })
+    };
+    let look = match Look::at(&wanted) {
+        Ok(look) => look,
+        Err(error) => return not_wired(Obstacle::from(&error), wanted.names.clone()),
+    };
+    let changed = match &look.change {
+        None => false,
+        Some(change) => match carry_out(context, environment, change, &look.file, step).await? {
+            Ok(changed) => changed,
+            Err(obstacle) => return not_wired(obstacle, wanted.names.clone()),
+        },
     };
     if let Some(line) = windows::notice(&wanted) {
         context.events.notice(line);
     }
-    let conflicts = match look() {
-        Ok(look) => look.conflicts,
-        Err(_) => Vec::new(), // said already
-    };
-    let not_wired = |Obstacle { reason, command }, names: Vec<HostName>| {
-        let block = Block {
-            names: names.into_iter().collect(),
-            ..wanted.clone()
+    if !look.conflicts.is_empty() {
+        let obstacle = Obstacle {
+            reason: format!(
+                "in {HOSTS}, which isn't all devenv's to change, {}",
+                list(&look.conflicts)
+            ),
+            command: format!("sudoedit {HOSTS}"),
         };
-        Wired::NotWired {
-            reason,
-            block: block.lines(),
-            command,
-        }
-    };
-    Ok(match wired {
-        Err(obstacle) => not_wired(obstacle, wanted.names.iter().cloned().collect()),
-        Ok(_) if !conflicts.is_empty() => not_wired(
-            Obstacle {
-                reason: format!(
-                    "{} of {HOSTS}, which isn't devenv's to change",
-                    list(&conflicts)
-                ),
-                command: format!("sudoedit {HOSTS}"),
-            },
-            conflicts
-                .into_iter()
-                .map(|conflict| conflict.name)
-                .collect(),
-        ),
-        Ok(_) if !unusable.is_empty() => not_wired(
-            Obstacle {
-                reason: list(&unusable),
-                command: "devenv hosts show".to_owned(),
-            },
-            Vec::new(),
-        ),
-        Ok(true) => Wired::Changed,
-        Ok(false) => Wired::Unchanged,
+        let names = look.conflicts.into_iter().map(|conflict| conflict.name);
+        return not_wired(obstacle, names.collect());
+    }
+    if !unusable.is_empty() {
+        let obstacle = Obstacle {
+            reason: list(&unusable),
+            command: "devenv hosts show".to_owned(),
+        };
+        return not_wired(obstacle, BTreeSet::new());
+    }
+    Ok(if changed {
+        Wired::Changed
+    } else {
+        Wired::Unchanged
     })
 }
 
