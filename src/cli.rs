@@ -59,7 +59,7 @@ pub enum Command {
     /// Remove everything that `up` made, and nothing else
     ///
     /// Works from any half-made state; a second `down` has nothing to do. Downloads and builds in the cache stay.
-    Down,
+    Down(Down),
     /// Back to the last state that passed all checks, in place
     ///
     /// What was changed in the cluster since is lost; the bundles are synced as they are now. Without such a state, or with
@@ -139,6 +139,14 @@ pub struct Secrets {
     /// Show the passwords in plain text
     #[arg(long)]
     pub show: bool,
+}
+
+/// `devenv down`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Down {
+    /// Only stop the cluster, and keep it: the next `up` starts it again
+    #[arg(long)]
+    pub keep: bool,
 }
 
 /// `devenv reset`.

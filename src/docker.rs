@@ -22,6 +22,7 @@ use bollard::exec::{CreateExecOptions, StartExecResults};
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, PortMap};
 use bollard::query_parameters::{
     ImportImageOptions, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+    StopContainerOptionsBuilder,
 };
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
@@ -498,6 +499,15 @@ impl Docker {
             .start_container(node, None)
             .await
             .with_context(|| format!("can't start the container {node}"))
+    }
+
+    /// Stops a container in order, within ten seconds; one that doesn't run is fine.
+    pub async fn stop(&self, node: &str) -> anyhow::Result<()> {
+        let options = StopContainerOptionsBuilder::default().t(10).build();
+        self.api
+            .stop_container(node, Some(options))
+            .await
+            .with_context(|| format!("can't stop the container {node}"))
     }
 
     /// Lets a paused container go on; one that isn't paused is fine.

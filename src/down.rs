@@ -4,16 +4,16 @@ use anyhow::Context as _;
 
 use crate::cluster;
 use crate::context::Context;
-use crate::docker;
+use crate::docker::{self, Node, State};
 use crate::environment::Environment;
 use crate::error::Exit;
 use crate::names::{self, Unwired};
 use crate::{inputs, lock};
 
-/// Takes the environment down; once more is fine.
+/// Takes the environment down, or with `keep` only to sleep; once more is fine.
 ///
 /// Only the environment file must be readable: a mistake in a bundle is no reason to keep a cluster.
-pub async fn down(context: &Context) -> anyhow::Result<Exit> {
+pub async fn down(context: &Context, keep: bool) -> anyhow::Result<Exit> {
     let environment = inputs::environment(&context.selector, &context.directory)?;
     let _lock = lock::acquire(
         &context.paths.lock(&environment.id),
@@ -22,11 +22,49 @@ pub async fn down(context: &Context) -> anyhow::Result<Exit> {
         &context.stop,
     )
     .await?;
+    if keep {
+        return stop(context, &environment).await;
+    }
     let removed = remove(context, &environment).await?;
     context.events.verdict(match removed {
         true => format!("{} is gone", environment.name),
         false => format!("nothing to remove: {} isn't there", environment.name),
     });
+    Ok(Exit::Ready)
+}
+
+/// Stops the nodes. Everything of them is kept, the names too.
+async fn stop(context: &Context, environment: &Environment) -> anyhow::Result<Exit> {
+    let step = context.events.step("cluster");
+    let docker = docker::connect().await?;
+    let nodes = cluster::nodes(&docker, environment).await?;
+    let awake: Vec<&Node> = nodes
+        .iter()
+        .filter(|node| matches!(node.state, State::Running | State::Paused))
+        .collect();
+    for node in &awake {
+        step.waiting(format!("stopping {}", node.name));
+        docker.unpause(&node.name).await?;
+        docker.stop(&node.name).await?;
+    }
+    let verdict = match (nodes.len(), awake.len()) {
+        (0, _) => {
+            step.unchanged("no container of it");
+            format!("nothing to stop: {} isn't there", environment.name)
+        }
+        (_, 0) => {
+            step.unchanged("stopped already");
+            format!("nothing to stop: {} doesn't run", environment.name)
+        }
+        (_, count) => {
+            step.done(format!("stopped {count} of {} nodes", nodes.len()));
+            format!(
+                "{} is stopped and kept; devenv up starts it again",
+                environment.name
+            )
+        }
+    };
+    context.events.verdict(verdict);
     Ok(Exit::Ready)
 }
 

@@ -105,7 +105,7 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
     };
     match command {
         Command::Up(arguments) => up::up(&context, arguments.plan).await,
-        Command::Down => down::down(&context).await,
+        Command::Down(arguments) => down::down(&context, arguments.keep).await,
         Command::Reset(arguments) => reset::reset(&context, arguments.rebuild).await,
         Command::Snapshot { command } => snapshot::snapshot(&context, command, output).await,
         Command::Sync(arguments) => sync::sync(&context, arguments.prune).await,

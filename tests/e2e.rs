@@ -740,7 +740,14 @@ fn e2e_a_day_with_it() {
     assert!(!names().contains("/after"), "{}", names());
 
     // The machine was off: `up` starts what is there.
-    output("docker", &["stop", "--time", "5", NODE]);
+    assert_eq!(
+        road.succeed(&["down", "--keep"]),
+        "e2e is stopped and kept; devenv up starts it again"
+    );
+    assert_eq!(
+        road.succeed(&["down", "--keep"]),
+        "nothing to stop: e2e doesn't run"
+    );
     assert_eq!(road.status()["cluster"]["state"], "stopped");
     assert_eq!(road.succeed(&["up"]), READY);
     assert_eq!(road.status()["ready"], true);
