@@ -1028,6 +1028,23 @@ fn e2e_trouble_is_explained_and_mended() {
     assert!(error.contains(" times, last with exit code 2"), "{error}");
     assert!(error.contains("\n  log of victoria-logs: "), "{error}");
 
+    // A pod that no node has room for: told with the numbers.
+    road.write(
+        LOGS,
+        &victoria.replace(
+            "          ports:\n",
+            "          resources: {requests: {cpu: \"64\"}}\n          ports:\n",
+        ),
+    );
+    let ran = road.run(&["sync", "--timeout", "20s"]);
+    assert_eq!(ran.status, 1, "{}", ran.stderr);
+    let error = ran.error();
+    assert!(error.contains("Insufficient cpu"), "{error}");
+    assert!(
+        error.contains("it asks for 64 CPU and 0 MiB; node devenv-e2e-control-plane has "),
+        "{error}"
+    );
+
     // A manifest that the API server refuses.
     road.write(
         LOGS,
