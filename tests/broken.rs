@@ -30,6 +30,7 @@ struct Break<'a> {
 
 /// What is asked through the gateway by HTTPS.
 const THROUGH_THE_DOOR: &[&str] = &[
+    "argocd applications", // of the gateway's Service it is told by Argo CD too
     "argocd healthz",
     "argocd login",
     "gateway argocd.local",

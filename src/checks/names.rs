@@ -165,8 +165,8 @@ fn resolver_at(port: u16) -> anyhow::Result<Resolver<TokioRuntimeProvider>> {
     let config = ResolverConfig::from_name_servers(vec![server]);
     let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
     let options: &mut ResolverOpts = builder.options_mut();
-    options.timeout = Duration::from_secs(2);
-    options.attempts = 1;
+    options.timeout = Duration::from_secs(3);
+    options.attempts = 2;
     options.use_hosts_file = ResolveHosts::Never;
     Ok(builder.build()?)
 }
