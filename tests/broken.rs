@@ -425,8 +425,8 @@ fn keycloak_and_argocd(road: &Road) {
             ],
             says: "no answer within 8 s",
         },
-        || signal("STOP", "org.keycloak\\|/opt/keycloak\\|quarkus"),
-        || signal("CONT", "org.keycloak\\|/opt/keycloak\\|quarkus"),
+        || signal("STOP", "java"),
+        || signal("CONT", "java"),
     );
 
     broken(
@@ -573,8 +573,8 @@ fn the_logs(road: &Road) {
             beside: &["gateway logs.local", "mesh strict victorialogs 9428"],
             says: "no answer within 8 s",
         },
-        || signal("STOP", "^/[a-z/]*victoria-logs"),
-        || signal("CONT", "^/[a-z/]*victoria-logs"),
+        || signal("STOP", "victoria-logs"),
+        || signal("CONT", "victoria-logs"),
     );
 }
 
@@ -876,11 +876,10 @@ fn expired_leaf(road: &Road) -> Value {
     })
 }
 
-/// Sends a signal to the programs in the node whose command line is like this.
-fn signal(name: &str, pattern: &str) {
+/// Sends a signal to the programs of this name in the node, those in its pods included.
+fn signal(signal: &str, name: &str) {
     let script = format!(
-        "for process in /proc/[0-9]*; do tr '\\0' ' ' <$process/cmdline 2>/dev/null | grep -q '{pattern}' && \
-         kill -{name} ${{process#/proc/}}; done; true"
+        "for process in /proc/[0-9]*; do [ \"$(cat $process/comm 2>/dev/null)\" = {name} ] && kill -{signal} ${{process#/proc/}}; done; true"
     );
     output("docker", &["exec", NODE, "sh", "-c", &script]);
 }
