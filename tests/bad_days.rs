@@ -396,7 +396,7 @@ fn kind_is_not_there() {
 
     // What is there isn't taken away when it could not be made again.
     engine.world().containers.push(test.node());
-    let ran = test.args(["reset"]).start().wait();
+    let ran = test.args(["reset", "--rebuild"]).start().wait();
     insta::assert_snapshot!(ran.transcript(), @r"
     --- stderr
     error: kind is not on PATH
@@ -1133,7 +1133,8 @@ fn help_and_completions() {
     Commands:
       up           Create or repair the environment until everything is proven ready
       down         Remove everything that `up` made, and nothing else
-      reset        Back to the state after `up`: the cluster anew, from the full store
+      reset        Back to the last state that passed all checks, in place
+      snapshot     Save, list, restore or remove named states of the environment
       status       Show what is: the cluster, Argo CD, each application and what it waits for
       check        Prove again, through the front door, that what is up works
       secrets      Show the generated logins, with their addresses

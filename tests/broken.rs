@@ -717,7 +717,7 @@ fn the_names(road: &Road) {
             what: "the cluster doesn't know the names",
             red: &["names in the cluster"],
             beside: &[],
-            says: "ask CoreDNS for argocd.local",
+            says: "for argocd.local",
         },
         || {
             apply(&without);

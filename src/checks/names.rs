@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use hickory_resolver::Resolver;
 use hickory_resolver::config::{
-    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig,
+    ResolverOpts,
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 use super::{Ask as Asked, Check, Seen, World, pods};
 use crate::environment::HostsFile;
@@ -22,6 +24,9 @@ use crate::kube::text;
 
 /// A right answer that comes later is a wrong one: some resolvers ask the whole network for `.local` names first.
 const QUICK: Duration = Duration::from_secs(1);
+
+/// CoreDNS answers by itself what it knows.
+const CLUSTER_ANSWERS: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone)]
 pub(super) enum Ask {
@@ -138,9 +143,11 @@ async fn in_cluster(world: &World<'_>, names: &BTreeSet<String>) -> anyhow::Resu
     let look_up = async {
         let resolver = resolver_at(port)?;
         for name in names {
-            let found = resolver
-                .lookup_ip(format!("{name}."))
+            let found = timeout(CLUSTER_ANSWERS, resolver.lookup_ip(format!("{name}.")))
                 .await
+                .with_context(|| {
+                    format!("CoreDNS gives no answer for {name}, and asks others for it")
+                })?
                 .with_context(|| format!("ask CoreDNS for {name}"))?;
             let found: Vec<IpAddr> = found.iter().collect();
             anyhow::ensure!(
@@ -165,8 +172,9 @@ fn resolver_at(port: u16) -> anyhow::Result<Resolver<TokioRuntimeProvider>> {
     let config = ResolverConfig::from_name_servers(vec![server]);
     let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
     let options: &mut ResolverOpts = builder.options_mut();
-    options.timeout = Duration::from_secs(3);
-    options.attempts = 2;
+    options.timeout = CLUSTER_ANSWERS;
+    options.attempts = 1;
+    options.ip_strategy = LookupIpStrategy::Ipv4Only; // the rewritten names have no other address
     options.use_hosts_file = ResolveHosts::Never;
     Ok(builder.build()?)
 }
