@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::bundle::{self, Bundle, Upstream};
-use crate::cluster::kind_config::ClusterConfig;
+use crate::cluster::config::ClusterConfig;
 use crate::environment::{self, Environment, Selector};
 use crate::error::{Failure, Mistake};
 use crate::kustomize;
@@ -83,12 +83,12 @@ fn load_from(location: &environment::Location, mistakes: &mut Vec<Mistake>) -> O
     };
     let config_file = environment::config_of(&source);
     let environment = keep(environment::parse(location, source), mistakes);
-    let cluster_config = config_file.and_then(|file| {
+    let cluster_config = config_file.and_then(|(provider, file)| {
         let source = keep(
             Source::read(&file).map_err(|mistake| vec![mistake]),
             mistakes,
         )?;
-        keep(ClusterConfig::from_source(&source), mistakes)
+        keep(ClusterConfig::from_source(provider, &source), mistakes)
     });
     let bundles = match &environment {
         Some(environment) => keep(bundle::discover(environment), mistakes),
