@@ -458,22 +458,11 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_that_is_not_there_yet() {
+    fn a_provider_that_is_not_there() {
         let folder = project();
-        write(
-            &folder,
-            "cluster-configs/dev.yaml",
-            "# mine\nprovider: k3d\n",
-        );
-        assert_snapshot!(told(&folder), @r"
-        cluster-configs/dev.yaml:2:11: this provider is not in this version yet, expected `kind`
-          |
-        2 | provider: k3d
-          |           ^
-        ");
         write(&folder, "cluster-configs/dev.yaml", "provider: minikube\n");
         assert_snapshot!(told(&folder), @r"
-        cluster-configs/dev.yaml:1:11: `provider` can't be `minikube`, expected one of `kind`, `k3d`, `existing`
+        cluster-configs/dev.yaml:1:11: `provider` can't be `minikube`, expected `kind` or `k3d`
           |
         1 | provider: minikube
           |           ^
@@ -505,7 +494,7 @@ mod tests {
         );
         bundle(&folder, "observability/logs", "");
         assert_snapshot!(told(&folder), @r"
-        cluster-configs/dev.yaml:3:1: unknown key `imges`, expected one of `provider`, `config`, `images`, `node-image`, `overlays`, `domain`, `hosts`, `exclude`, `image-names`, `addresses`
+        cluster-configs/dev.yaml:3:1: unknown key `imges`, expected one of `provider`, `config`, `images`, `node-image`, `system-images`, `overlays`, `domain`, `hosts`, `exclude`, `image-names`, `addresses`
           |
         3 | imges: registry
           | ^

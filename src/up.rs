@@ -454,7 +454,7 @@ pub async fn node_address(docker: &Docker, inputs: &Inputs) -> anyhow::Result<Op
         return Ok(None);
     }
     let nodes = cluster::containers(docker, &inputs.environment).await?;
-    Ok(cluster::pod_nodes(&nodes).find_map(|node| node.address))
+    Ok(cluster::front(&nodes).and_then(|node| node.address))
 }
 
 /// Argo CD's objects and the git source's, under the image names of the environment: definitions, and the rest.

@@ -14,8 +14,6 @@ use crate::exec::Cmd;
 pub const LABEL: &str = "k3d.cluster";
 /// The label with an environment's id, by which what was made for it is known as ours.
 pub const MARK: &str = "devenv.environment";
-/// Where the API server listens in its node.
-pub(super) const API_PORT: u16 = 6443;
 /// The image of a container that k3d makes for a moment while it creates a cluster.
 pub const TOOLS_IMAGE: &str = "ghcr.io/k3d-io/k3d-tools:5.8.3";
 /// The image of k3d's load balancer.
@@ -139,8 +137,8 @@ mod tests {
             })
             .to_string()
         };
-        insta::assert_snapshot!(call(false), @"");
-        insta::assert_snapshot!(call(true), @"");
+        insta::assert_snapshot!(call(false), @"TMPDIR=/tmp/scratch K3D_IMAGE_TOOLS=ghcr.io/k3d-io/k3d-tools:5.8.3 /bin/k3d cluster create devenv-dev --no-rollback --config /project/cluster-configs/k3d.yaml --image docker.io/rancher/k3s:v1.34.2-k3s1 --network k3d-devenv-dev --runtime-label devenv.environment=0123456789ab@all --kubeconfig-update-default=false --kubeconfig-switch-context=false --no-lb");
+        insta::assert_snapshot!(call(true), @"TMPDIR=/tmp/scratch K3D_IMAGE_TOOLS=ghcr.io/k3d-io/k3d-tools:5.8.3 K3D_IMAGE_LOADBALANCER=ghcr.io/k3d-io/k3d-proxy:5.8.3 /bin/k3d cluster create devenv-dev --no-rollback --config /project/cluster-configs/k3d.yaml --image docker.io/rancher/k3s:v1.34.2-k3s1 --network k3d-devenv-dev --runtime-label devenv.environment=0123456789ab@all --kubeconfig-update-default=false --kubeconfig-switch-context=false");
     }
 
     #[test]

@@ -204,7 +204,7 @@ fn check_api(
     Some(PublishedPort {
         address,
         host_port: host_port?,
-        container_port: k3d::API_PORT,
+        container_port: super::API_PORT,
     })
 }
 
@@ -430,7 +430,10 @@ mod tests {
         assert_eq!(config.node_count(), 1);
         assert!(!config.has_load_balancer() && !config.has_service_lb());
         assert_eq!(config.helper_images(), ["ghcr.io/k3d-io/k3d-tools:5.8.3"]);
-        assert_snapshot!(check(text), @"");
+        assert_snapshot!(check(text), @r"
+        127.0.0.1:80 -> 80
+        127.0.0.1:443 -> 443
+        ");
     }
 
     #[test]
@@ -445,30 +448,76 @@ mod tests {
         assert_eq!(config.helper_images().len(), 2);
         assert_snapshot!(
             check(&format!("{HEAD}kubeAPI: {{hostIP: \"::1\", hostPort: \"6550\"}}\n{PORTS}- {{port: \"127.0.0.1:80-81:8080-8081/udp\", nodeFilters: [\"agent:0:direct\"]}}\n")),
-            @""
+            @r"
+        127.0.0.1:80 -> 80
+        127.0.0.1:443 -> 443
+        ::1:6550 -> 6443
+        "
         );
     }
 
     #[test]
     fn what_no_k3d_config_is() {
-        assert_snapshot!(check("- 1\n"), @"");
-        assert_snapshot!(check("kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n"), @"");
-        assert_snapshot!(check("kind: Simple\n"), @"");
-        assert_snapshot!(check("kind: Simple\napiVersion: k3d.io/v1alpha4\n"), @"");
+        assert_snapshot!(check("- 1\n"), @"k3d.yaml: is no mapping, expected a k3d config: `kind: Simple` and `apiVersion: k3d.io/v1alpha5`");
+        assert_snapshot!(check("kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n"), @r"
+        k3d.yaml:1:7: `kind` must be `Simple` in a k3d config
+          |
+        1 | kind: Cluster
+          |       ^
+        ");
+        assert_snapshot!(check("kind: Simple\n"), @"k3d.yaml: the key `apiVersion` is missing, expected `apiVersion: k3d.io/v1alpha5`");
+        assert_snapshot!(check("kind: Simple\napiVersion: k3d.io/v1alpha4\n"), @r"
+        k3d.yaml:2:13: `apiVersion` must be `k3d.io/v1alpha5` in a k3d config
+          |
+        2 | apiVersion: k3d.io/v1alpha4
+          |             ^
+        ");
     }
 
     #[test]
     fn an_api_server_that_others_would_reach() {
-        assert_snapshot!(check(&format!("{HEAD}{PORTS}")), @"");
-        assert_snapshot!(check(&format!("{HEAD}kubeAPI: {{hostPort: \"6550\"}}\n{PORTS}")), @"");
-        assert_snapshot!(check(&format!("{HEAD}kubeAPI: {{hostIP: 0.0.0.0}}\n{PORTS}")), @"");
-        assert_snapshot!(check(&format!("{HEAD}kubeAPI: {{hostIP: $ADDRESS}}\n{PORTS}")), @"");
-        assert_snapshot!(check(&format!("{HEAD}kubeAPI: {{hostIP: \"127.0.0.1\", hostPort: 6550}}\n{PORTS}")), @"");
+        assert_snapshot!(check(&format!("{HEAD}{PORTS}")), @r#"
+        k3d.yaml: `kubeAPI` names no `hostIP`: the API server would be reachable from other machines
+        hint: write `kubeAPI: {hostIP: "127.0.0.1"}`: k3d's default is 0.0.0.0
+        "#);
+        assert_snapshot!(check(&format!("{HEAD}kubeAPI: {{hostPort: \"6550\"}}\n{PORTS}")), @r#"
+        k3d.yaml:3:1: `kubeAPI` names no `hostIP`: the API server would be reachable from other machines
+          |
+        3 | kubeAPI: {hostPort: "6550"}
+          | ^
+        hint: write `kubeAPI: {hostIP: "127.0.0.1"}`: k3d's default is 0.0.0.0
+        "#);
+        assert_snapshot!(check(&format!("{HEAD}kubeAPI: {{hostIP: 0.0.0.0}}\n{PORTS}")), @r#"
+        k3d.yaml:3:19: the API server would be reachable from other machines, expected 127.0.0.1 or ::1
+          |
+        3 | kubeAPI: {hostIP: 0.0.0.0}
+          |                   ^
+        hint: write `kubeAPI: {hostIP: "127.0.0.1"}`: k3d's default is 0.0.0.0
+        "#);
+        assert_snapshot!(check(&format!("{HEAD}kubeAPI: {{hostIP: $ADDRESS}}\n{PORTS}")), @r#"
+        k3d.yaml:3:19: the API server would be reachable from other machines, expected 127.0.0.1 or ::1
+          |
+        3 | kubeAPI: {hostIP: $ADDRESS}
+          |                   ^
+        hint: write `kubeAPI: {hostIP: "127.0.0.1"}`: k3d's default is 0.0.0.0
+        "#);
+        assert_snapshot!(check(&format!("{HEAD}kubeAPI: {{hostIP: \"127.0.0.1\", hostPort: 6550}}\n{PORTS}")), @r#"
+        k3d.yaml:3:42: `hostPort` must be a port number from 1 to 65535, in quotes
+          |
+        3 | kubeAPI: {hostIP: "127.0.0.1", hostPort: 6550}
+          |                                          ^
+        "#);
     }
 
     #[test]
     fn ports_that_are_wrong() {
-        assert_snapshot!(check(&format!("{HEAD}{API}")), @"");
+        assert_snapshot!(check(&format!("{HEAD}{API}")), @r#"
+        k3d.yaml: no node publishes port 80, and the platform's names lead there
+        hint: add to `ports`: {port: "127.0.0.1:80:80", nodeFilters: ["server:0:direct"]}
+
+        k3d.yaml: no node publishes port 443, and the platform's names lead there
+        hint: add to `ports`: {port: "127.0.0.1:443:443", nodeFilters: ["server:0:direct"]}
+        "#);
         assert_snapshot!(
             check(&format!(
                 "{HEAD}{API}ports:\n- {{port: \"80:80\", nodeFilters: [\"server:0:direct\"]}}\n\
@@ -478,11 +527,54 @@ mod tests {
                  - {{port: \"127.0.0.1:2:2\", nodeFilters: [loadbalancer]}}\n\
                  - {{port: \"127.0.0.1:3:3\"}}\n- 80\n"
             )),
-            @""
+            @r#"
+        k3d.yaml:5:10: this port has no address, and would be reachable from other machines
+          |
+        5 | - {port: "80:80", nodeFilters: ["server:0:direct"]}
+          |          ^
+        hint: write the address first: `127.0.0.1:80:80`
+
+        k3d.yaml:6:10: this port would be reachable from other machines, expected 127.0.0.1 or ::1
+          |
+        6 | - {port: "0.0.0.0:443:443", nodeFilters: ["server:0:direct"]}
+          |          ^
+
+        k3d.yaml:7:10: `127.0.0.1::1` names no ports from 1 to 65535, expected such as `127.0.0.1:80:80`
+          |
+        7 | - {port: "127.0.0.1::1", nodeFilters: ["server:0:direct"]}
+          |          ^
+
+        k3d.yaml:8:10: `127.0.0.1:1-2:1` names 2 ports of this machine and 1 of the node
+          |
+        8 | - {port: "127.0.0.1:1-2:1", nodeFilters: ["server:0:direct"]}
+          |          ^
+
+        k3d.yaml:9:40: this port leads through k3d's load balancer, which devenv leaves out
+          |
+        9 | - {port: "127.0.0.1:2:2", nodeFilters: [loadbalancer]}
+          |                                        ^
+        hint: write `nodeFilters: ["server:0:direct"]`; or ask for the load balancer, which costs six seconds: `options: {k3d: {disableLoadbalancer: false}}`
+
+        k3d.yaml:10:3: this port leads through k3d's load balancer, which devenv leaves out
+           |
+        10 | - {port: "127.0.0.1:3:3"}
+           |   ^
+        hint: write `nodeFilters: ["server:0:direct"]`; or ask for the load balancer, which costs six seconds: `options: {k3d: {disableLoadbalancer: false}}`
+
+        k3d.yaml:11:3: this is no port, expected `port: "127.0.0.1:80:80"`
+           |
+        11 | - 80
+           |   ^
+        "#
         );
         assert_snapshot!(
             check(&format!("{HEAD}{API}{PORTS}- {{port: \"127.0.0.1:80:8080\", nodeFilters: [\"agent:0:direct\"]}}\n")),
-            @""
+            @r#"
+        k3d.yaml:7:10: port 80 on 127.0.0.1 is published twice
+          |
+        7 | - {port: "127.0.0.1:80:8080", nodeFilters: ["agent:0:direct"]}
+          |          ^
+        "#
         );
     }
 
@@ -493,7 +585,46 @@ mod tests {
                 "{HEAD}{API}{PORTS}servers: 0\nagents: two\nnetwork: mine\nsubnet: 172.28.0.0/16\nregistries: {{create: {{name: r}}}}\n\
                  options:\n  k3d: {{disableImageVolume: true}}\n  runtime:\n    labels:\n    - {{label: devenv.environment=mine, nodeFilters: [all]}}\n"
             )),
-            @""
+            @r"
+        k3d.yaml:7:10: `servers` must be a whole number, at least 1
+          |
+        7 | servers: 0
+          |          ^
+
+        k3d.yaml:8:9: `agents` must be a whole number, at least 0
+          |
+        8 | agents: two
+          |         ^
+
+        k3d.yaml:9:1: `network` is devenv's own: it makes the cluster's network, so that it knows it as its own
+          |
+        9 | network: mine
+          | ^
+        hint: leave the key out; Docker's `default-address-pools` say which addresses it takes
+
+        k3d.yaml:10:1: `subnet` is devenv's own: it makes the cluster's network, so that it knows it as its own
+           |
+        10 | subnet: 172.28.0.0/16
+           | ^
+        hint: leave the key out; Docker's `default-address-pools` say which addresses it takes
+
+        k3d.yaml:11:14: k3d gives this registry no label, so devenv could never tell whose it is
+           |
+        11 | registries: {create: {name: r}}
+           |              ^
+        hint: make it yourself: k3d registry create NAME --port 127.0.0.1:5000, and write `use: [k3d-NAME:5000]`
+
+        k3d.yaml:13:9: k3d 5.8 can't create a cluster without this volume: its tools container asks for it
+           |
+        13 |   k3d: {disableImageVolume: true}
+           |         ^
+        hint: leave the key out: devenv never loads images through it
+
+        k3d.yaml:16:15: `devenv.environment` is the label by which devenv knows its containers
+           |
+        16 |     - {label: devenv.environment=mine, nodeFilters: [all]}
+           |               ^
+        "
         );
     }
 }

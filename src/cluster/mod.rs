@@ -110,6 +110,15 @@ pub fn pod_nodes(containers: &[Node]) -> impl Iterator<Item = &Node> {
     })
 }
 
+/// The node to which this machine's ports lead; where a load balancer stands before them all, a control plane.
+pub fn front(nodes: &[Node]) -> Option<&Node> {
+    let publishes = |node: &&Node| node.ports.iter().any(|port| port.container == 80);
+    let controls = |node: &&Node| CONTROL_PLANES.contains(&node.role.as_str());
+    pod_nodes(nodes)
+        .find(publishes)
+        .or_else(|| pod_nodes(nodes).find(controls))
+}
+
 /// The containers of the environment's cluster, which are all ours; a cluster of the same name that isn't is refused.
 pub async fn nodes(docker: &Docker, environment: &Environment) -> anyhow::Result<Vec<Node>> {
     let containers = containers(docker, environment).await?;
@@ -503,6 +512,8 @@ pub fn ports_to_take(inputs: &Inputs) -> Vec<(IpAddr, u16)> {
 
 /// Where the API server listens in its node.
 const API_PORT: u16 = 6443;
+/// The roles of control planes.
+const CONTROL_PLANES: [&str; 2] = ["control-plane", "server"];
 
 /// The first control plane that runs, and the address on this machine at which its API server answers.
 pub fn api_server(nodes: &[Node]) -> Option<(&Node, String)> {
@@ -514,7 +525,7 @@ pub fn api_server(nodes: &[Node]) -> Option<(&Node, String)> {
             Some(format!("https://{}:{}", port.address, port.host))
         })?;
     let control_plane = nodes.iter().find(|node| {
-        ["control-plane", "server"].contains(&node.role.as_str()) && node.state == State::Running
+        CONTROL_PLANES.contains(&node.role.as_str()) && node.state == State::Running
     })?;
     Some((control_plane, published))
 }
