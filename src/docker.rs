@@ -1,7 +1,7 @@
 //! Everything said to the Docker daemon.
 //!
 //! The API version is negotiated, from Docker 20.10 (1.41) on. What is deliberately not here: which containers are ours (that
-//! is decided by the caller, from what [`Docker::nodes`] saw) and the `docker` program, which is never run.
+//! is decided by the caller, from what [`Docker::containers`] saw) and the `docker` program, which is never run.
 
 pub mod beside;
 
@@ -19,10 +19,13 @@ use bollard::API_DEFAULT_VERSION;
 use bollard::container::LogOutput;
 use bollard::errors::Error as ApiError;
 use bollard::exec::{CreateExecOptions, StartExecResults};
-use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, PortMap};
+use bollard::models::{
+    ContainerInspectResponse, ContainerStateStatusEnum, NetworkCreateRequest,
+    NetworkDisconnectRequest, PortMap, VolumeCreateRequest,
+};
 use bollard::query_parameters::{
-    ImportImageOptions, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
-    StopContainerOptionsBuilder,
+    ImportImageOptions, InspectNetworkOptions, ListContainersOptionsBuilder,
+    RemoveContainerOptionsBuilder, RemoveVolumeOptions, StopContainerOptionsBuilder,
 };
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
@@ -34,9 +37,8 @@ use crate::error::Failure;
 use crate::store::reference::Digest;
 
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
-/// The label by which kind marks the nodes of a cluster.
-const CLUSTER_LABEL: &str = "io.x-k8s.kind.cluster";
-const ROLE_LABEL: &str = "io.x-k8s.kind.role";
+/// The labels by which kind and k3d tell what a container of a cluster is for.
+const ROLE_LABELS: [&str; 2] = ["io.x-k8s.kind.role", "k3d.role"];
 /// A daemon that accepts the connection but says nothing for so long is stuck or still starting.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// An address that isn't reachable at all is told sooner.
@@ -63,14 +65,15 @@ pub struct Platform {
     pub architecture: String,
 }
 
-/// A container that is a node of a cluster.
+/// A container of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// The container's id.
     pub id: String,
     /// Its name, without the leading slash.
     pub name: String,
-    /// Kind's role label: `control-plane`, `worker`, `external-load-balancer`.
+    /// What it is for, as its provider says: `control-plane`, `worker`, `external-load-balancer` with kind; `server`,
+    /// `agent`, `loadbalancer`, `noRole` with k3d.
     pub role: String,
     /// What it does now.
     pub state: State,
@@ -458,11 +461,6 @@ impl Docker {
         &self.platform
     }
 
-    /// The nodes of a kind cluster, stopped ones too, by name.
-    pub async fn nodes(&self, cluster: &str) -> anyhow::Result<Vec<Node>> {
-        self.containers(CLUSTER_LABEL, Some(cluster)).await
-    }
-
     /// The containers with a label, stopped ones too, by name.
     pub async fn containers(&self, label: &str, value: Option<&str>) -> anyhow::Result<Vec<Node>> {
         let filter = match value {
@@ -560,6 +558,97 @@ impl Docker {
                     .into());
                 }
             }
+        }
+    }
+
+    /// The labels of a network, if there is one of that name.
+    pub async fn network(&self, name: &str) -> anyhow::Result<Option<HashMap<String, String>>> {
+        let found = self
+            .api
+            .inspect_network(name, None::<InspectNetworkOptions>)
+            .await;
+        match found {
+            Ok(network) => Ok(Some(network.labels.unwrap_or_default())),
+            Err(error) if status(&error) == Some(404) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("can't inspect the network {name}")),
+        }
+    }
+
+    /// Makes a network of a bridge of its own.
+    pub async fn make_network(
+        &self,
+        name: &str,
+        labels: HashMap<String, String>,
+    ) -> anyhow::Result<()> {
+        let wanted = NetworkCreateRequest {
+            name: name.to_owned(),
+            driver: Some("bridge".to_owned()),
+            labels: Some(labels),
+            ..NetworkCreateRequest::default()
+        };
+        let made = self.api.create_network(wanted).await;
+        made.map(drop)
+            .with_context(|| format!("can't make the network {name}"))
+    }
+
+    /// Removes a network, from which others' containers are taken first; one that is gone already is fine.
+    pub async fn remove_network(&self, name: &str) -> anyhow::Result<()> {
+        let found = self
+            .api
+            .inspect_network(name, None::<InspectNetworkOptions>)
+            .await;
+        let members = found.ok().and_then(|network| network.containers);
+        for container in members.unwrap_or_default().into_keys() {
+            let request = NetworkDisconnectRequest {
+                container,
+                force: Some(true),
+            };
+            self.api
+                .disconnect_network(name, request)
+                .await
+                .with_context(|| format!("can't take a container from the network {name}"))?;
+        }
+        match self.api.remove_network(name).await {
+            Err(error) if status(&error) == Some(404) => Ok(()),
+            removed => removed.with_context(|| format!("can't remove the network {name}")),
+        }
+    }
+
+    /// The labels of a volume, if there is one of that name.
+    pub async fn volume(&self, name: &str) -> anyhow::Result<Option<HashMap<String, String>>> {
+        match self.api.inspect_volume(name).await {
+            Ok(volume) => Ok(Some(volume.labels)),
+            Err(error) if status(&error) == Some(404) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("can't inspect the volume {name}")),
+        }
+    }
+
+    /// Makes a volume on this machine's disk.
+    pub async fn make_volume(
+        &self,
+        name: &str,
+        labels: HashMap<String, String>,
+    ) -> anyhow::Result<()> {
+        let wanted = VolumeCreateRequest {
+            name: Some(name.to_owned()),
+            driver: Some("local".to_owned()),
+            labels: Some(labels),
+            ..VolumeCreateRequest::default()
+        };
+        let made = self.api.create_volume(wanted).await;
+        made.map(drop)
+            .with_context(|| format!("can't make the volume {name}"))
+    }
+
+    /// Removes a volume; one that is gone already is fine.
+    pub async fn remove_volume(&self, name: &str) -> anyhow::Result<()> {
+        let removed = self
+            .api
+            .remove_volume(name, None::<RemoveVolumeOptions>)
+            .await;
+        match removed {
+            Err(error) if status(&error) == Some(404) => Ok(()),
+            removed => removed.with_context(|| format!("can't remove the volume {name}")),
         }
     }
 
@@ -824,7 +913,10 @@ fn node(container: ContainerInspectResponse) -> Node {
             .unwrap_or_default()
             .trim_start_matches('/')
             .to_owned(),
-        role: labels.get(ROLE_LABEL).cloned().unwrap_or_default(),
+        role: ROLE_LABELS
+            .iter()
+            .find_map(|label| labels.get(*label).cloned())
+            .unwrap_or_default(),
         exit_code: (current == State::Exited)
             .then_some(state.exit_code)
             .flatten(),
@@ -1085,7 +1177,7 @@ mod tests {
         let options = serde_json::from_value(serde_json::json!({
             "Image": image,
             "ExposedPorts": {"80/tcp": {}},
-            "Labels": {CLUSTER_LABEL: cluster, ROLE_LABEL: "control-plane"},
+            "Labels": {"some.cluster": cluster, ROLE_LABELS[0]: "control-plane"},
             "HostConfig": {"Binds": ["/tmp:/devenv/id:ro"], "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "18080"}]}},
         }));
         let body: bollard::models::ContainerCreateBody = options.unwrap();
@@ -1096,7 +1188,13 @@ mod tests {
             .await
             .unwrap();
 
-        let seen = async || docker.nodes(&cluster).await.unwrap().remove(0);
+        let seen = async || {
+            docker
+                .containers("some.cluster", Some(&cluster))
+                .await
+                .unwrap()
+                .remove(0)
+        };
         assert_eq!(seen().await.state, State::Created);
         docker.start(&cluster).await.unwrap();
         docker.start(&cluster).await.unwrap();
@@ -1120,7 +1218,13 @@ mod tests {
         docker.unpause(&cluster).await.unwrap();
         docker.remove(&cluster).await.unwrap();
         docker.remove(&cluster).await.unwrap();
-        assert!(docker.nodes(&cluster).await.unwrap().is_empty());
+        assert!(
+            docker
+                .containers("some.cluster", Some(&cluster))
+                .await
+                .unwrap()
+                .is_empty()
+        );
         assert!(
             docker
                 .image_id("devenv.test/none:1")

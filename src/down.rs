@@ -75,16 +75,10 @@ pub async fn remove(context: &Context, environment: &Environment) -> anyhow::Res
     let docker = docker::connect().await?;
     let nodes = cluster::nodes(&docker, environment).await?;
     cluster::saved::remove_helpers(&docker, environment).await?;
-    match cluster::remove(&docker, &nodes).await? {
-        0 => step.unchanged("no container of it"),
-        count => step.done(format!(
-            "removed {count} {} volumes",
-            if count == 1 {
-                "container and its"
-            } else {
-                "containers and their"
-            }
-        )),
+    let gone = cluster::remove(&docker, environment, &nodes).await?.told();
+    match &gone {
+        None => step.unchanged("no container of it"),
+        Some(what) => step.done(format!("removed {what}")),
     }
 
     let step = context.events.step("names");
@@ -113,5 +107,5 @@ pub async fn remove(context: &Context, environment: &Environment) -> anyhow::Res
         0 => step.unchanged("none"),
         _ => step.done("kubeconfig and pushed commits removed"),
     }
-    Ok(!nodes.is_empty() || removed > 0 || unwired == Unwired::Changed)
+    Ok(gone.is_some() || removed > 0 || unwired == Unwired::Changed)
 }

@@ -41,6 +41,8 @@ pub struct Environment {
     pub images: ImageOrigin,
     /// The image of the cluster's nodes.
     pub node_image: ImageReference,
+    /// The images that the nodes start by themselves and that aren't in the node image, as it is with k3s.
+    pub system_images: Vec<ImageReference>,
     /// The overlays in the order of preference; a bundle uses the first that it has.
     pub overlays: Vec<String>,
     /// The domain below which every name lives.
@@ -70,10 +72,17 @@ impl Environment {
 pub enum Provider {
     /// kind: Kubernetes nodes as containers, set up by kubeadm.
     Kind,
-    /// k3d: k3s nodes as containers. Not in this version.
+    /// k3d: k3s nodes as containers.
     K3d,
-    /// Any cluster that a kubeconfig reaches. Not in this version.
-    Existing,
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Kind => "kind",
+            Self::K3d => "k3d",
+        })
+    }
 }
 
 /// Where an environment's images come from.
@@ -280,6 +289,8 @@ struct Written {
     config: Option<String>,
     images: Option<ImageOrigin>,
     node_image: Option<String>,
+    #[serde(default)]
+    system_images: Vec<String>,
     #[serde(default = "dev")]
     overlays: Vec<String>,
     #[serde(default = "local")]
@@ -307,13 +318,6 @@ fn check(
     source: Source,
     written: Written,
 ) -> Result<Environment, Vec<Mistake>> {
-    if written.provider != Provider::Kind {
-        return Err(vec![source.mistake(
-            &[Key("provider")],
-            "this provider is not in this version yet, expected `kind`",
-            None,
-        )]);
-    }
     let mut mistakes = Vec::new();
 
     let stem = source
@@ -340,6 +344,15 @@ fn check(
         .ok_or_else(|| missing(&source, "node-image"))
         .and_then(|text| reference(&source, &[Key("node-image")], &text));
     let node_image = keep(node_image, &mut mistakes);
+    let system_images = written
+        .system_images
+        .iter()
+        .enumerate()
+        .filter_map(|(index, text)| {
+            let place = [Key("system-images"), Item(index)];
+            keep(reference(&source, &place, text), &mut mistakes)
+        })
+        .collect();
 
     if written.overlays.is_empty() {
         mistakes.push(source.mistake(
@@ -417,6 +430,7 @@ fn check(
         config,
         images,
         node_image,
+        system_images,
         overlays: written.overlays,
         domain,
         hosts: written.hosts,
@@ -441,10 +455,13 @@ pub(crate) fn native_config(source: &Source, written: Option<&str>) -> Result<Pa
     ))
 }
 
-/// `config:` of an environment file that is otherwise wrong, so that the file it names can be checked all the same.
-pub(crate) fn config_of(source: &Source) -> Option<PathBuf> {
+/// `provider:` and `config:` of an environment file that is otherwise wrong, so that the file it names can be checked all
+/// the same.
+pub(crate) fn config_of(source: &Source) -> Option<(Provider, PathBuf)> {
     let value = source.value().ok()?;
-    native_config(source, value.get("config")?.as_str()).ok()
+    let provider = Provider::deserialize(value.get("provider")?).ok()?;
+    let file = native_config(source, value.get("config")?.as_str()).ok()?;
+    Some((provider, file))
 }
 
 pub(crate) fn reference(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::bundle::Bundle;
-use crate::cluster::kind;
+use crate::cluster;
 use crate::context::Context;
 use crate::docker::{Docker, Node, State};
 use crate::event::Step;
@@ -23,6 +23,8 @@ use crate::wait::{Look, Wait, wait_for};
 pub struct Needed {
     /// The image that nodes are made of; it goes to Docker, all others go into the nodes.
     pub node: Wanted,
+    /// The images of what the provider makes beside the nodes; they go to Docker, too.
+    pub helpers: Vec<Wanted>,
     /// The images that run in the cluster, in groups, the first needed first. No image is in two of them.
     pub groups: Vec<Vec<Wanted>>,
     /// Argo CD's manifest.
@@ -50,8 +52,10 @@ impl Needed {
                 .filter(|image| seen.insert(image.name.clone()))
                 .collect()
         };
+        // What every pod needs comes before everything.
+        let system = inputs.environment.system_images.iter();
         let argocd = [argocd::IMAGE.parse()?, argocd::REDIS_IMAGE.parse()?];
-        let mut groups = vec![group(argocd.iter().map(here).collect())];
+        let mut groups = vec![group(system.chain(&argocd).map(here).collect())];
         let waves: BTreeSet<u8> = inputs.bundles.iter().map(|bundle| bundle.wave).collect();
         for wave in waves {
             let of_wave = |bundle: &&Bundle| bundle.wave == wave;
@@ -67,6 +71,10 @@ impl Needed {
         }
         groups.retain(|group| !group.is_empty());
         let node = wanted(Name::Image(inputs.environment.node_image.clone()));
+        let helpers = inputs.cluster_config.helper_images().into_iter();
+        let helpers = helpers
+            .map(|upstream| Ok(here(&upstream.parse()?)))
+            .collect::<anyhow::Result<_>>()?;
         let manifest = match inputs.environment.addresses.get(argocd::MANIFEST) {
             Some(address) => Wanted {
                 digest: inputs.pins.get(address).cloned(),
@@ -80,6 +88,7 @@ impl Needed {
         let upstream = upstream::wanted(inputs);
         Ok(Self {
             node,
+            helpers,
             groups,
             manifest,
             upstream,
@@ -91,6 +100,7 @@ impl Needed {
         let files = [&self.manifest].into_iter().chain(&self.upstream);
         [&self.node]
             .into_iter()
+            .chain(&self.helpers)
             .chain(self.groups.iter().flatten())
             .chain(files)
             .cloned()
@@ -193,17 +203,17 @@ async fn wait_for_nodes(
     inputs: &Inputs,
     step: &Step,
 ) -> anyhow::Result<Vec<Node>> {
-    let cluster = &inputs.environment.cluster;
+    let environment = &inputs.environment;
     let wait = Wait {
-        what: format!("the nodes of {cluster}"),
+        what: format!("the nodes of {}", environment.cluster),
         within: context.timeout,
         every: Duration::from_millis(100),
-        hint: format!("docker ps -a --filter label={}={cluster}", kind::LABEL),
+        hint: format!("docker ps -a --filter {}", cluster::filter(environment)),
     };
     let expected = inputs.cluster_config.node_count();
     wait_for(&wait, step, &context.stop, || async {
-        let nodes = docker.nodes(cluster).await?;
-        let running: Vec<Node> = kind::workers_and_control_planes(&nodes)
+        let nodes = cluster::containers(docker, environment).await?;
+        let running: Vec<Node> = cluster::pod_nodes(&nodes)
             .filter(|node| node.state == State::Running)
             .cloned()
             .collect();

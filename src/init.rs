@@ -13,8 +13,8 @@ use crate::error::Exit;
 static BUNDLES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/bundles");
 static CLUSTER_CONFIGS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/cluster-configs");
 
-/// Needs `scripts/packages` of devenv's own repository, which a team's hasn't.
-const OWN: &str = "packages.yaml";
+/// These need `scripts/packages` of devenv's own repository, which a team's hasn't.
+const OWN: [&str; 2] = ["packages.yaml", "packages-k3d.yaml"];
 
 /// Writes what isn't there yet; a file that exists is never written over.
 pub fn init(context: &Context, folder: &Path) -> anyhow::Result<Exit> {
@@ -49,7 +49,8 @@ fn defaults() -> Vec<(PathBuf, &'static [u8])> {
             for entry in folder.entries() {
                 match entry {
                     DirEntry::Dir(inner) => folders.push(inner),
-                    DirEntry::File(file) if file.path() == Path::new(OWN) => {}
+                    DirEntry::File(file) if OWN.iter().any(|own| file.path() == Path::new(own)) => {
+                    }
                     DirEntry::File(file) => {
                         files.push((Path::new(name).join(file.path()), file.contents()));
                     }

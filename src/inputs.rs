@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::bundle::{self, Bundle, Upstream};
-use crate::cluster::kind_config::ClusterConfig;
+use crate::cluster::config::ClusterConfig;
 use crate::environment::{self, Environment, Selector};
 use crate::error::{Failure, Mistake};
 use crate::kustomize;
@@ -83,12 +83,12 @@ fn load_from(location: &environment::Location, mistakes: &mut Vec<Mistake>) -> O
     };
     let config_file = environment::config_of(&source);
     let environment = keep(environment::parse(location, source), mistakes);
-    let cluster_config = config_file.and_then(|file| {
+    let cluster_config = config_file.and_then(|(provider, file)| {
         let source = keep(
             Source::read(&file).map_err(|mistake| vec![mistake]),
             mistakes,
         )?;
-        keep(ClusterConfig::from_source(&source), mistakes)
+        keep(ClusterConfig::from_source(provider, &source), mistakes)
     });
     let bundles = match &environment {
         Some(environment) => keep(bundle::discover(environment), mistakes),
@@ -458,22 +458,11 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_that_is_not_there_yet() {
+    fn a_provider_that_is_not_there() {
         let folder = project();
-        write(
-            &folder,
-            "cluster-configs/dev.yaml",
-            "# mine\nprovider: k3d\n",
-        );
-        assert_snapshot!(told(&folder), @r"
-        cluster-configs/dev.yaml:2:11: this provider is not in this version yet, expected `kind`
-          |
-        2 | provider: k3d
-          |           ^
-        ");
         write(&folder, "cluster-configs/dev.yaml", "provider: minikube\n");
         assert_snapshot!(told(&folder), @r"
-        cluster-configs/dev.yaml:1:11: `provider` can't be `minikube`, expected one of `kind`, `k3d`, `existing`
+        cluster-configs/dev.yaml:1:11: `provider` can't be `minikube`, expected `kind` or `k3d`
           |
         1 | provider: minikube
           |           ^
@@ -505,7 +494,7 @@ mod tests {
         );
         bundle(&folder, "observability/logs", "");
         assert_snapshot!(told(&folder), @r"
-        cluster-configs/dev.yaml:3:1: unknown key `imges`, expected one of `provider`, `config`, `images`, `node-image`, `overlays`, `domain`, `hosts`, `exclude`, `image-names`, `addresses`
+        cluster-configs/dev.yaml:3:1: unknown key `imges`, expected one of `provider`, `config`, `images`, `node-image`, `system-images`, `overlays`, `domain`, `hosts`, `exclude`, `image-names`, `addresses`
           |
         3 | imges: registry
           | ^

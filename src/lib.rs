@@ -3,7 +3,7 @@
 //!
 //! # The way through `up`
 //! ```text
-//! command line ─ cli          cluster-configs/, bundles/ ─ inputs (environment, bundle, need, pins, cluster::kind_config, yaml)
+//! command line ─ cli          cluster-configs/, bundles/ ─ inputs (environment, bundle, need, pins, cluster::config, yaml)
 //!    │                           every mistake is found before anything is touched
 //!    └──────────────► up ◄──────┘
 //!                     │ cluster   observe → decide → create or start, and the API server's client
@@ -23,7 +23,7 @@
 //! # Invariants
 //! - State is observed, never remembered: Docker's containers, the API server and the files are asked anew each time, and
 //!   a part that needs no change is left alone. A killed run is resumed by running it again.
-//! - Only what carries the environment's mark is ever changed or removed ([`cluster::kind::mark`]).
+//! - Only what carries the environment's mark is ever changed or removed ([`cluster::kind::mark`], [`cluster::k3d::MARK`]).
 //! - Decisions are pure functions over plain data; the world is touched in few, small places.
 //! - Every wait has a deadline and says what it waits for ([`wait`]).
 //! - Only [`exec`] starts processes, only [`report`] prints, only `main` exits, only [`yaml`] knows the YAML library, only

@@ -66,7 +66,7 @@ impl Paths {
         self.cache.join("store")
     }
 
-    /// Programs that devenv fetched or built for itself, such as kind.
+    /// Programs that devenv fetched or built for itself, such as kind and k3d.
     pub fn tools(&self) -> PathBuf {
         self.cache.join("bin")
     }

@@ -131,9 +131,7 @@ async fn image_lines(
             .map(|wanted| format!("load {} where a node lacks it", wanted.name))
             .collect());
     };
-    let nodes: Vec<Node> = cluster::kind::workers_and_control_planes(nodes)
-        .cloned()
-        .collect();
+    let nodes: Vec<Node> = cluster::pod_nodes(nodes).cloned().collect();
     let lacking = images::lacking(docker, store, &nodes, needed).await?;
     if lacking.is_empty() {
         return Ok(vec![format!("keep: all {} are in the nodes", all.len())]);

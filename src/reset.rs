@@ -80,7 +80,7 @@ async fn healthy(
         docker.unpause(&node.name).await?;
         docker.start(&node.name).await?;
     }
-    let there = saved::all(docker, nodes).await?;
+    let there = saved::all(docker, &inputs.environment, nodes).await?;
     Ok(there
         .into_iter()
         .find(|snapshot| snapshot.name == saved::HEALTHY)
@@ -90,7 +90,7 @@ async fn healthy(
 /// Nothing is removed as long as what is needed to make it again isn't there.
 async fn make_sure_it_can_be_made_anew(context: &Context, inputs: &Inputs) -> anyhow::Result<()> {
     let docker = docker::connect().await?;
-    cluster::find_kind(context)?;
+    cluster::find_program(context, &inputs.environment).await?;
     let needed = Needed::by(inputs)?;
     let store = Store::open(&context.paths.store())?;
     if !store::missing(&store, &needed.all())?.is_empty() {

@@ -32,17 +32,20 @@ pub async fn snapshot(
     match command {
         SnapshotCommand::Save { name } => save(context, &docker, &inputs, &nodes, &name).await,
         SnapshotCommand::List => {
-            report::data(&list(&saved::all(&docker, &nodes).await?, output)?)?;
+            report::data(&list(
+                &saved::all(&docker, environment, &nodes).await?,
+                output,
+            )?)?;
             Ok(Exit::Ready)
         }
         SnapshotCommand::Restore { name } => {
-            let there = saved::all(&docker, &nodes).await?;
+            let there = saved::all(&docker, environment, &nodes).await?;
             let snapshot = find(&there, &name)?;
             reset::go_back(context, &docker, &inputs, &nodes, snapshot).await
         }
         SnapshotCommand::Remove { name } => {
             saved::check_name(&name)?;
-            let was_there = saved::remove(&docker, &nodes, &name).await?;
+            let was_there = saved::remove(&docker, environment, &nodes, &name).await?;
             context.events.verdict(match was_there {
                 true => format!("the snapshot {name} is gone"),
                 false => format!("nothing to remove: there is no snapshot {name}"),

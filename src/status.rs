@@ -28,7 +28,7 @@ pub struct Status {
 #[derive(Debug, Serialize)]
 struct Cluster {
     name: String,
-    provider: &'static str,
+    provider: String,
     state: &'static str,
     detail: String,
     nodes: Vec<String>,
@@ -88,7 +88,7 @@ async fn look(context: &Context) -> anyhow::Result<Status> {
         environment: environment.name.to_string(),
         cluster: Cluster {
             name: environment.cluster.clone(),
-            provider: "kind",
+            provider: environment.provider.to_string(),
             state,
             detail,
             nodes: nodes.iter().map(|node| node.name.clone()).collect(),

@@ -41,7 +41,7 @@ pub async fn sync(context: &Context, prune: bool) -> anyhow::Result<Exit> {
     let names = names::wanted(&inputs);
     let (wired, _) = up::wire_names(context, &inputs, &names).await?;
     let step = context.events.step("push");
-    cluster::dns::tune(context, &client, &names, &step).await?;
+    cluster::dns::tune(context, environment.provider, &client, &names, &step).await?;
     let store = Store::open(&context.paths.store())?;
     let live = applications(&client).await?;
     refuse_to_remove_many(&inputs, live.keys().collect(), prune)?;

@@ -58,7 +58,7 @@ pub async fn bring_up(context: &Context, inputs: &Inputs, restarted: bool) -> an
     let nodes = cluster::nodes(&docker, &inputs.environment).await?;
     let action = wake(context, &docker, inputs, &nodes).await?;
     let restarted = restarted || matches!(action, Action::Start(_));
-    let kind = match &action {
+    let program = match &action {
         Action::Keep | Action::Start(_) => None,
         Action::Create => {
             cluster::ports::refuse_taken(
@@ -67,9 +67,9 @@ pub async fn bring_up(context: &Context, inputs: &Inputs, restarted: bool) -> an
                 &inputs.environment.config,
             )
             .await?;
-            Some(cluster::find_kind(context)?)
+            Some(cluster::find_program(context, &inputs.environment).await?)
         }
-        Action::Recreate(_) => Some(cluster::find_kind(context)?),
+        Action::Recreate(_) => Some(cluster::find_program(context, &inputs.environment).await?),
     };
 
     let needed = Needed::by(inputs)?;
@@ -81,7 +81,7 @@ pub async fn bring_up(context: &Context, inputs: &Inputs, restarted: bool) -> an
             "the cluster {} is half-made ({reason}): it is made anew",
             inputs.environment.cluster
         ));
-        cluster::remove(&docker, &nodes).await?;
+        cluster::remove(&docker, &inputs.environment, &nodes).await?;
     }
     let names = names::wanted(inputs);
     let (wired, names_changed) = wire_names(context, inputs, &names).await?;
@@ -90,8 +90,17 @@ pub async fn bring_up(context: &Context, inputs: &Inputs, restarted: bool) -> an
     let names = &beginning.names;
     // Everything from here on runs side by side and waits for just what it needs.
     let (arrived, arrivals) = watch::channel::<Arrived>(Some(BTreeSet::new()));
-    let mut cluster =
-        pin!(make_cluster(context, &docker, inputs, &store, &needed, kind.as_deref()).fuse());
+    let mut cluster = pin!(
+        make_cluster(
+            context,
+            &docker,
+            inputs,
+            &store,
+            &needed,
+            program.as_deref()
+        )
+        .fuse()
+    );
     let all = async {
         tokio::try_join!(
             cluster.as_mut(),
@@ -103,7 +112,7 @@ pub async fn bring_up(context: &Context, inputs: &Inputs, restarted: bool) -> an
     }
     .await;
     if all.is_err() && context.stop.is_requested() {
-        // kind is given the time to end in order, though the others have given up already.
+        // The provider's program is given the time to end in order, though the others have given up already.
         if !cluster.is_terminated() {
             let _ = cluster.await;
         }
@@ -143,8 +152,8 @@ async fn keep_state(
     revision: &str,
 ) -> anyhow::Result<()> {
     let environment = &inputs.environment;
-    let nodes = docker.nodes(&environment.cluster).await?;
-    let there = saved::all(docker, &nodes).await?;
+    let nodes = cluster::containers(docker, environment).await?;
+    let there = saved::all(docker, environment, &nodes).await?;
     if !changed && there.iter().any(|snapshot| snapshot.name == saved::HEALTHY) {
         return Ok(());
     }
@@ -280,7 +289,7 @@ async fn wake(
         cluster::start(docker, stopped, &step).await?;
     }
     let client = cluster::api(context, docker, environment, &step).await?;
-    if let Some(reason) = cluster::unfinished(&client, nodes).await? {
+    if let Some(reason) = cluster::unfinished(&client, environment, nodes).await? {
         step.done(format!("{} is half-made", environment.cluster));
         return Ok(Action::Recreate(reason));
     }
@@ -291,20 +300,24 @@ async fn wake(
     Ok(action)
 }
 
-/// Makes the cluster, where `kind` was looked for because there is none.
+/// Makes the cluster, where the provider's program was looked for because there is none.
 async fn make_cluster(
     context: &Context,
     docker: &Docker,
     inputs: &Inputs,
     store: &Store,
     needed: &Needed,
-    kind: Option<&Path>,
+    program: Option<&Path>,
 ) -> anyhow::Result<()> {
-    let Some(kind) = kind else { return Ok(()) };
+    let Some(program) = program else {
+        return Ok(());
+    };
     let step = context.events.step("cluster");
     let sources = images::sources(docker, inputs);
-    store::load(docker, store, &needed.node, sources, &context.stop, &step).await?;
-    cluster::create(context, inputs, kind, &step).await?;
+    for image in [&needed.node].into_iter().chain(&needed.helpers) {
+        store::load(docker, store, image, sources, &context.stop, &step).await?;
+    }
+    cluster::create(context, docker, inputs, program, &step).await?;
     step.done(format!("{} created", inputs.environment.cluster));
     Ok(())
 }
@@ -368,7 +381,7 @@ async fn set_up_gitops(
     let ((), made, tuned) = tokio::try_join!(
         wait_for_images(context, &step, &mut arrivals, needed),
         provide::apply_definitions(&client, &theirs),
-        cluster::dns::tune(context, &client, names, &step),
+        cluster::dns::tune(context, inputs.environment.provider, &client, names, &step),
     )?;
     changed.extend(made);
     changed.extend(tuned);
@@ -428,16 +441,20 @@ async fn set_up_gitops(
 
 /// When the last of the nodes was started.
 async fn last_start(docker: &Docker, inputs: &Inputs) -> anyhow::Result<Option<SystemTime>> {
-    let nodes = docker.nodes(&inputs.environment.cluster).await?;
-    Ok(cluster::kind::workers_and_control_planes(&nodes)
+    let nodes = cluster::containers(docker, &inputs.environment).await?;
+    Ok(cluster::pod_nodes(&nodes)
         .filter_map(|node| node.started)
         .max())
 }
 
-/// The address at which the node's ports answer inside Docker's network, and on Linux from this machine too.
+/// The address that LoadBalancers get from us: that at which the node's ports answer inside Docker's network, and on Linux
+/// from this machine too. None where something in the cluster gives them one.
 pub async fn node_address(docker: &Docker, inputs: &Inputs) -> anyhow::Result<Option<Ipv4Addr>> {
-    let nodes = docker.nodes(&inputs.environment.cluster).await?;
-    Ok(cluster::kind::workers_and_control_planes(&nodes).find_map(|node| node.address))
+    if inputs.cluster_config.gives_addresses() {
+        return Ok(None);
+    }
+    let nodes = cluster::containers(docker, &inputs.environment).await?;
+    Ok(cluster::front(&nodes).and_then(|node| node.address))
 }
 
 /// Argo CD's objects and the git source's, under the image names of the environment: definitions, and the rest.

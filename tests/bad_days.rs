@@ -17,7 +17,7 @@ use crate::harness::{Running, Test, is_alive, wait_for};
 const NODE: &str = "devenv-dev-control-plane";
 
 /// Builds whatever is asked for: a manifest that stands for Argo CD's, and images of one layer.
-const BUILD: &str = r#"
+pub(crate) const BUILD: &str = r#"
 store=$2
 shift 2
 blobs=$store/blobs/sha256
@@ -91,7 +91,7 @@ fn project() -> Test {
         .bundle("infrastructure/namespaces", "wave: 1\nnamespace: default\n")
 }
 
-trait Project {
+pub(crate) trait Project {
     fn bundle(self, name: &str, text: &str) -> Self;
     fn publishing(self, http: u16, https: u16) -> Self;
     fn id(&self) -> String;
@@ -132,12 +132,12 @@ impl Project for Test {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
 
-fn to_come(node: Container) -> Container {
+pub(crate) fn to_come(node: Container) -> Container {
     Container {
         is_to_come: true,
         ..node

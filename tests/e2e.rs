@@ -1,4 +1,4 @@
-//! The real thing: real Docker, a real kind cluster, a real Argo CD, on images that were built from packages.
+//! The real thing: real Docker, a real cluster of kind or k3d, a real Argo CD, on images that were built from packages.
 //!
 //! Each test makes a project of its own (the repository's bundles and configs, on ports of its own) and takes down what it
 //! made. They take minutes, so they are ignored by default; `scripts/test` runs them, one after the other.
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use devenv::environment::Provider;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -17,14 +18,14 @@ use serde_json::Value;
 use crate::browser::Browser;
 use crate::harness::wait_for;
 
-/// The environment's name, and so a part of the cluster's.
-const NAME: &str = "e2e";
+/// The cluster of kind, and its node.
 pub(crate) const CLUSTER: &str = "devenv-e2e";
 pub(crate) const NODE: &str = "devenv-e2e-control-plane";
 
 /// A project in a temporary folder, with an environment that is brought up for real.
 pub(crate) struct Road {
     pub(crate) folder: tempfile::TempDir,
+    provider: Provider,
 }
 
 /// What a run of devenv left.
@@ -37,7 +38,7 @@ pub(crate) struct Ran {
 impl Road {
     /// With the whole platform of the repository.
     fn platform() -> Self {
-        let road = Self::new();
+        let road = Self::new(Provider::Kind);
         copy(
             &Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles"),
             &road.project("bundles"),
@@ -46,8 +47,8 @@ impl Road {
     }
 
     /// With two bundles in two waves, for what doesn't need the whole platform: its namespaces, and one thing that runs.
-    fn small() -> Self {
-        let road = Self::new();
+    fn small(provider: Provider) -> Self {
+        let road = Self::new(provider);
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
         for folder in ["bundles/environment", "bundles/infrastructure/namespaces"] {
             copy(&repository.join(folder), &road.project(folder));
@@ -56,35 +57,119 @@ impl Road {
             &repository.join("tests/small/bundles"),
             &road.project("bundles"),
         );
-        let environment = format!("cluster-configs/{NAME}.yaml");
+        let environment = format!("cluster-configs/{}.yaml", road.name());
         let text = fs::read_to_string(road.project(&environment)).unwrap();
         let kept = text.lines().filter(|line| !line.starts_with("exclude:"));
         road.write(&environment, &kept.collect::<Vec<_>>().join("\n"));
         road
     }
 
-    fn new() -> Self {
+    fn new(provider: Provider) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("devenv-e2e-")
             .tempdir()
             .unwrap();
+        let road = Self { folder, provider };
+        fs::create_dir_all(road.folder.path().join("run")).unwrap();
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let configs = folder.path().join("project/cluster-configs");
-        fs::create_dir_all(&configs).unwrap();
-        fs::create_dir_all(folder.path().join("run")).unwrap();
         let read =
             |name: &str| fs::read_to_string(repository.join("cluster-configs").join(name)).unwrap();
-        let kind = read("kind.yaml")
-            .replace("hostPort: 80\n", &format!("hostPort: {}\n", free_port()))
-            .replace("hostPort: 443\n", &format!("hostPort: {}\n", free_port()));
-        fs::write(configs.join("kind.yaml"), kind).unwrap();
-        fs::write(configs.join(format!("{NAME}.yaml")), read("packages.yaml")).unwrap();
-        std::os::unix::fs::symlink(
-            repository.join("scripts"),
-            folder.path().join("project/scripts"),
-        )
-        .unwrap();
-        Self { folder }
+        let (http, https) = (free_port(), free_port());
+        let (environment, config) = match provider {
+            Provider::Kind => (
+                "packages.yaml",
+                read("kind.yaml")
+                    .replace("hostPort: 80\n", &format!("hostPort: {http}\n"))
+                    .replace("hostPort: 443\n", &format!("hostPort: {https}\n")),
+            ),
+            Provider::K3d => (
+                "packages-k3d.yaml",
+                read("k3d.yaml")
+                    .replace("127.0.0.1:80:80", &format!("127.0.0.1:{http}:80"))
+                    .replace("127.0.0.1:443:443", &format!("127.0.0.1:{https}:443")),
+            ),
+        };
+        road.write(&format!("cluster-configs/{provider}.yaml"), &config);
+        let file = format!("cluster-configs/{}.yaml", road.name());
+        road.write(&file, &read(environment));
+        std::os::unix::fs::symlink(repository.join("scripts"), road.project("scripts")).unwrap();
+        road
+    }
+
+    /// The environment's name, and so a part of the cluster's: with another provider it is another.
+    fn name(&self) -> &'static str {
+        match self.provider {
+            Provider::Kind => "e2e",
+            Provider::K3d => "e2e-k3d",
+        }
+    }
+
+    /// The name of the container that is its node.
+    fn node(&self) -> &'static str {
+        match self.provider {
+            Provider::Kind => NODE,
+            Provider::K3d => "k3d-devenv-e2e-k3d-server-0",
+        }
+    }
+
+    /// The label that the provider puts on the cluster's containers.
+    fn label(&self) -> String {
+        match self.provider {
+            Provider::Kind => format!("io.x-k8s.kind.cluster={CLUSTER}"),
+            Provider::K3d => format!("k3d.cluster=devenv-{}", self.name()),
+        }
+    }
+
+    /// kubectl of the node itself: another program than the one that is tested.
+    fn kubectl(&self, args: &[&str]) -> String {
+        let inside: &[&str] = match self.provider {
+            Provider::Kind => return kubectl(args),
+            Provider::K3d => &["exec", self.node(), "kubectl"],
+        };
+        output("docker", &[inside, args].concat())
+    }
+
+    /// The cluster's containers, stopped ones too.
+    fn containers(&self) -> Vec<String> {
+        let label = format!("label={}", self.label());
+        let list = ["ps", "--all", "--filter", &label, "--format", "{{.Names}}"];
+        lines(&output("docker", &list))
+    }
+
+    /// The volumes of its containers.
+    fn volumes(&self) -> Vec<String> {
+        let names = "{{range .Mounts}}{{if eq .Type \"volume\"}}{{.Name}}\n{{end}}{{end}}";
+        let containers = self.containers();
+        let inspected = containers
+            .iter()
+            .map(|container| output("docker", &["inspect", container, "--format", names]));
+        let mut volumes = lines(&inspected.collect::<String>());
+        volumes.retain(|volume| !volume.is_empty());
+        volumes
+    }
+
+    /// What is left in Docker of a cluster that is down and had these volumes.
+    fn left(&self, volumes: &[String]) -> Vec<String> {
+        let network = format!("k3d-devenv-{}", self.name());
+        let own = [network.clone(), format!("{network}-images")];
+        let mut there = self.containers();
+        for kind in ["volume", "network"] {
+            let names = output("docker", &[kind, "ls", "--format", "{{.Name}}"]);
+            there.extend(lines(&names));
+        }
+        there.retain(|name| name == self.node() || volumes.contains(name) || own.contains(name));
+        there
+    }
+
+    /// What the provider's program still does.
+    fn processes(&self) -> Vec<String> {
+        let cluster = format!("devenv-{}\0", self.name());
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let commands =
+            processes.filter_map(|process| fs::read_to_string(process.path().join("cmdline")).ok());
+        commands
+            .filter(|command| command.contains("\0create\0") && command.contains(&cluster))
+            .collect()
     }
 
     fn project(&self, path: &str) -> PathBuf {
@@ -113,7 +198,7 @@ impl Road {
         command
             .args(args)
             .current_dir(self.project("."))
-            .env("DEVENV_ENVIRONMENT", NAME)
+            .env("DEVENV_ENVIRONMENT", self.name())
             .env("XDG_DATA_HOME", self.folder.path().join("data"))
             .env("XDG_RUNTIME_DIR", self.folder.path().join("run"))
             .env_remove("KUBECONFIG");
@@ -171,7 +256,7 @@ impl Road {
 
     /// Whether each Application is Synced and Healthy, as Argo CD itself says.
     fn applications(&self) -> Vec<String> {
-        let lines = kubectl(&[
+        let lines = self.kubectl(&[
             "get",
             "applications",
             "-n",
@@ -319,7 +404,7 @@ fn overlays(road: &Road) -> Vec<Overlay> {
 /// No container without limits, none that is always pulled, none without its restrictions but for the README's exceptions;
 /// no literal secret; no image that its bundle doesn't list; and the API server takes it, its webhooks included.
 fn keeps_the_rules(road: &Road, overlay: &Overlay) {
-    let inputs = devenv::inputs::load(&NAME.into(), &road.project(".")).unwrap();
+    let inputs = devenv::inputs::load(&road.name().into(), &road.project(".")).unwrap();
     let named = devenv::yaml::parse::<Value>(
         Path::new("bundle.yaml"),
         &fs::read_to_string(bundle_file(road, &overlay.bundle)).unwrap(),
@@ -483,31 +568,8 @@ pub(crate) fn free_port() -> u16 {
         .port()
 }
 
-fn containers() -> Vec<String> {
-    let label = format!("label=io.x-k8s.kind.cluster={CLUSTER}");
-    output(
-        "docker",
-        &["ps", "--all", "--filter", &label, "--format", "{{.Names}}"],
-    )
-    .lines()
-    .map(str::to_owned)
-    .collect()
-}
-
-fn volumes() -> Vec<String> {
-    output("docker", &["volume", "ls", "--quiet"])
-        .lines()
-        .map(str::to_owned)
-        .collect()
-}
-
-fn kind_processes() -> Vec<String> {
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    let commands =
-        processes.filter_map(|process| fs::read_to_string(process.path().join("cmdline")).ok());
-    commands
-        .filter(|command| command.contains("create\0cluster") && command.contains(CLUSTER))
-        .collect()
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(str::to_owned).collect()
 }
 
 const NOTHING_TO_CHANGE: &str =
@@ -520,9 +582,20 @@ const LOGS: &str = "bundles/observability/victorialogs/base/victoria-logs.yaml";
 
 #[test]
 #[ignore = "takes a real cluster"]
-fn e2e_a_day_with_it() {
-    let volumes_before = volumes();
-    let road = Road::small();
+fn e2e_a_day_with_kind() {
+    a_day_with(Provider::Kind);
+}
+
+#[test]
+#[ignore = "takes a real cluster"]
+fn e2e_a_day_with_k3d() {
+    a_day_with(Provider::K3d);
+}
+
+fn a_day_with(provider: Provider) {
+    let road = Road::small(provider);
+    let (name, node) = (road.name(), road.node());
+    let kubectl = |args: &[&str]| road.kubectl(args);
 
     // In the morning: everything is made, and Argo CD itself says that it is well.
     assert_eq!(road.succeed(&["up"]), READY);
@@ -545,7 +618,7 @@ fn e2e_a_day_with_it() {
         &[
             "ps",
             "--filter",
-            &format!("name={NODE}"),
+            &format!("name={node}"),
             "--format",
             "{{.Ports}}",
         ],
@@ -688,7 +761,7 @@ fn e2e_a_day_with_it() {
         road.succeed(&["snapshot", "save", "with-before"]),
         "saved with-before; to go back to it: devenv snapshot restore with-before"
     );
-    let node = output("docker", &["inspect", NODE, "--format", "{{.Id}}"]);
+    let id = output("docker", &["inspect", node, "--format", "{{.Id}}"]);
     kubectl(&["create", "configmap", "after", "-n", "default"]);
     kubectl(&[
         "delete",
@@ -711,8 +784,8 @@ fn e2e_a_day_with_it() {
         names()
     );
     assert_eq!(
-        output("docker", &["inspect", NODE, "--format", "{{.Id}}"]),
-        node
+        output("docker", &["inspect", node, "--format", "{{.Id}}"]),
+        id
     );
     let listed = road.run(&["snapshot", "list"]).stdout;
     assert!(
@@ -731,7 +804,7 @@ fn e2e_a_day_with_it() {
     let mut child = road.start(&["reset"]);
     wait_for("the work beside the node", || {
         output("docker", &["ps", "--format", "{{.Names}}"])
-            .contains("devenv-e2e-control-plane-state")
+            .contains(&format!("{node}-state"))
             .then_some(())
     });
     child.kill().unwrap();
@@ -742,24 +815,25 @@ fn e2e_a_day_with_it() {
     // The machine was off: `up` starts what is there.
     assert_eq!(
         road.succeed(&["down", "--keep"]),
-        "e2e is stopped and kept; devenv up starts it again"
+        format!("{name} is stopped and kept; devenv up starts it again")
     );
     assert_eq!(
         road.succeed(&["down", "--keep"]),
-        "nothing to stop: e2e doesn't run"
+        format!("nothing to stop: {name} doesn't run")
     );
     assert_eq!(road.status()["cluster"]["state"], "stopped");
     assert_eq!(road.succeed(&["up"]), READY);
     assert_eq!(road.status()["ready"], true);
 
     // In the evening: nothing is left, and once more is fine.
-    assert_eq!(road.succeed(&["down"]), "e2e is gone");
-    assert_eq!(containers(), [""; 0]);
-    assert_eq!(volumes(), volumes_before);
+    let volumes = road.volumes();
+    assert!(!volumes.is_empty());
+    assert_eq!(road.succeed(&["down"]), format!("{name} is gone"));
+    assert_eq!(road.left(&volumes), [""; 0]);
     assert!(!Path::new(kubeconfig.trim()).exists());
     assert_eq!(
         road.succeed(&["down"]),
-        "nothing to remove: e2e isn't there"
+        format!("nothing to remove: {name} isn't there")
     );
 }
 
@@ -983,8 +1057,19 @@ fn in_the_mesh() {
 
 #[test]
 #[ignore = "takes a real cluster"]
-fn e2e_trouble_is_explained_and_mended() {
-    let road = Road::small();
+fn e2e_trouble_is_explained_and_mended_with_kind() {
+    trouble_is_explained_and_mended(Provider::Kind);
+}
+
+#[test]
+#[ignore = "takes a real cluster"]
+fn e2e_trouble_is_explained_and_mended_with_k3d() {
+    trouble_is_explained_and_mended(Provider::K3d);
+}
+
+fn trouble_is_explained_and_mended(provider: Provider) {
+    let road = Road::small(provider);
+    let kubectl = |args: &[&str]| road.kubectl(args);
     assert_eq!(road.succeed(&["up"]), READY);
 
     // An image that is neither in the store nor to be had.
@@ -1132,12 +1217,25 @@ fn e2e_trouble_is_explained_and_mended() {
 
 #[test]
 #[ignore = "takes a real cluster"]
-fn e2e_a_killed_up_is_finished_by_the_next() {
-    let road = Road::small();
+fn e2e_a_killed_up_is_finished_by_the_next_with_kind() {
+    a_killed_up_is_finished_by_the_next(Provider::Kind);
+}
 
-    // Ctrl-C while kind works: nothing of it goes on, and nothing is lost.
+#[test]
+#[ignore = "takes a real cluster"]
+fn e2e_a_killed_up_is_finished_by_the_next_with_k3d() {
+    a_killed_up_is_finished_by_the_next(Provider::K3d);
+}
+
+fn a_killed_up_is_finished_by_the_next(provider: Provider) {
+    let road = Road::small(provider);
+    let gone = format!("{} is gone", road.name());
+
+    // Ctrl-C while the provider works: nothing of it goes on, and nothing is lost.
     let child = road.start(&["up"]);
-    wait_for("kind's node", || (!containers().is_empty()).then_some(()));
+    wait_for("a container", || {
+        (!road.containers().is_empty()).then_some(())
+    });
     std::thread::sleep(Duration::from_secs(2));
     kill(
         Pid::from_raw(child.id().try_into().unwrap()),
@@ -1151,18 +1249,24 @@ fn e2e_a_killed_up_is_finished_by_the_next() {
         "error: interrupted\n\n\
          hint: what was made is still there: `devenv up` resumes, `devenv down` removes it\n"
     );
-    assert_eq!(kind_processes(), [""; 0]);
-    assert_eq!(road.status()["cluster"]["state"], "half-made");
+    assert_eq!(road.processes(), [""; 0]);
+    let state = road.status()["cluster"]["state"].clone();
+    match provider {
+        Provider::Kind => assert_eq!(state, "half-made"),
+        // Its node goes on by itself, if it was started.
+        Provider::K3d => assert!(state == "half-made" || state == "running", "{state}"),
+    }
 
     // A half-made cluster is taken down as well.
-    assert_eq!(road.succeed(&["down"]), "e2e is gone");
-    assert_eq!(containers(), [""; 0]);
+    let volumes = road.volumes();
+    assert_eq!(road.succeed(&["down"]), gone);
+    assert_eq!(road.left(&volumes), [""; 0]);
 
-    // kill -9 in the middle of kind's work, and while Argo CD starts.
-    for (what, seconds) in [("kind's node", 3), ("the kubeconfig", 6)] {
+    // kill -9 in the middle of the provider's work, and while Argo CD starts.
+    for (what, seconds) in [("a container", 3), ("the kubeconfig", 6)] {
         let mut child = road.start(&["up"]);
         match what {
-            "kind's node" => wait_for(what, || (!containers().is_empty()).then_some(())),
+            "a container" => wait_for(what, || (!road.containers().is_empty()).then_some(())),
             _ => wait_for(what, || {
                 let found = fs::read_dir(road.folder.path().join("data/devenv/environments"))
                     .ok()?
@@ -1179,45 +1283,41 @@ fn e2e_a_killed_up_is_finished_by_the_next() {
             road.applications(),
             ["namespaces Synced Healthy", "victorialogs Synced Healthy"]
         );
-        assert_eq!(road.succeed(&["down"]), "e2e is gone");
+        let volumes = road.volumes();
+        assert_eq!(road.succeed(&["down"]), gone);
+        assert_eq!(road.left(&volumes), [""; 0]);
     }
 }
 
 #[test]
 #[ignore = "takes a real Docker"]
 fn e2e_a_cluster_of_somebody_else_is_left_alone() {
-    let road = Road::small();
-    let label = format!("io.x-k8s.kind.cluster={CLUSTER}");
-    let image = "packages.devenv.test/node:1.34.4";
-    // As kind makes them, but without our mark.
-    output(
-        "docker",
-        &[
-            "run",
-            "--detach",
-            "--name",
-            NODE,
-            "--label",
-            &label,
-            "--label",
-            "io.x-k8s.kind.role=control-plane",
-            "--entrypoint",
-            "sleep",
-            image,
-            "600",
-        ],
-    );
-    for command in ["up", "down", "reset", "status"] {
-        let ran = road.run(&[command]);
-        assert_eq!(ran.status, 1, "{}", ran.stderr);
-        assert!(
-            ran.error().starts_with(
-                "error: a kind cluster named devenv-e2e exists that this environment didn't make"
+    for provider in [Provider::Kind, Provider::K3d] {
+        let road = Road::small(provider);
+        let (image, role) = match provider {
+            Provider::Kind => (
+                "packages.devenv.test/node:1.34.4",
+                "io.x-k8s.kind.role=control-plane",
             ),
-            "{}",
-            ran.error()
-        );
+            Provider::K3d => (
+                "packages.devenv.test/k3s-compatible:1.34.4",
+                "k3d.role=server",
+            ),
+        };
+        // As the provider makes them, but without our mark.
+        let run = ["run", "--detach", "--name", road.node(), "--label"];
+        let rest = ["--label", role, "--entrypoint", "sleep", image, "600"];
+        output("docker", &[&run[..], &[&road.label()], &rest].concat());
+        for command in ["up", "down", "reset", "status"] {
+            let ran = road.run(&[command]);
+            assert_eq!(ran.status, 1, "{}", ran.stderr);
+            let expected = format!(
+                "error: a {provider} cluster named devenv-{} exists that this environment didn't make",
+                road.name()
+            );
+            assert!(ran.error().starts_with(&expected), "{}", ran.error());
+        }
+        assert_eq!(road.containers(), [road.node()]);
+        output("docker", &["rm", "--force", "--volumes", road.node()]);
     }
-    assert_eq!(containers(), [NODE]);
-    output("docker", &["rm", "--force", "--volumes", NODE]);
 }

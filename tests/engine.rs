@@ -1,6 +1,6 @@
 //! A Docker engine that is only played: it answers the calls devenv makes, from a state that a test sets and looks at.
 //!
-//! A fake `kind` makes a container appear by making a file of its name in the engine's folder:
+//! A fake `kind` or `k3d` makes a container appear by making a file of its name in the engine's folder:
 //! `touch "$ENGINE/dev-control-plane"`.
 
 use std::collections::BTreeMap;
@@ -27,6 +27,8 @@ pub(crate) struct World {
     pub(crate) containers: Vec<Container>,
     /// Image names and ids.
     pub(crate) images: BTreeMap<String, String>,
+    /// Networks and volumes ("network a", "volume b"), and their labels.
+    pub(crate) things: BTreeMap<String, BTreeMap<String, String>>,
     /// How commands in containers answer: the first whose beginning fits; without one, as if the program weren't there.
     pub(crate) answers: Vec<Answer>,
     /// Every call fails with this status and message.
@@ -90,6 +92,27 @@ impl Container {
             ports: vec![(6443, "127.0.0.1".to_owned(), 40123)],
             address: "172.18.0.2".to_owned(),
             is_to_come: false,
+        }
+    }
+
+    /// The one node of a k3d cluster, marked as an environment's.
+    pub(crate) fn k3d_node(cluster: &str, environment: &str) -> Self {
+        let labels = [
+            ("app", "k3d"),
+            ("k3d.cluster", cluster),
+            ("k3d.role", "server"),
+            ("devenv.environment", environment),
+        ];
+        Self {
+            name: format!("k3d-{cluster}-server-0"),
+            image: "rancher/k3s:v1.34.2-k3s1".to_owned(),
+            state: "running".to_owned(),
+            labels: labels
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            ports: vec![(6443, "127.0.0.1".to_owned(), 40123)],
+            address: "172.19.0.2".to_owned(),
+            ..Self::default()
         }
     }
 
@@ -321,6 +344,25 @@ fn answer(world: &mut World, folder: &Path, request: &Request, parts: &[&str]) -
             }
             None => missing("container", name),
         },
+        ("GET", [kind @ ("networks" | "volumes"), name]) => {
+            match world.things.get(&thing(kind, name)) {
+                Some(labels) => (200, told(name, labels)),
+                None => missing(kind.trim_end_matches('s'), name),
+            }
+        }
+        ("POST", [kind @ ("networks" | "volumes"), "create"]) => {
+            let wanted: Value = serde_json::from_slice(&request.body).unwrap();
+            let name = wanted["Name"].as_str().unwrap();
+            let labels = serde_json::from_value(wanted["Labels"].clone()).unwrap();
+            world.things.insert(thing(kind, name), labels);
+            (201, told(name, &world.things[&thing(kind, name)]))
+        }
+        ("DELETE", [kind @ ("networks" | "volumes"), name]) => {
+            match world.things.remove(&thing(kind, name)) {
+                Some(_) => (204, Value::Null),
+                None => missing(kind.trim_end_matches('s'), name),
+            }
+        }
         ("POST", ["images", "load"]) => match load(&request.body) {
             Ok(images) => {
                 let names: Vec<_> = images.keys().cloned().collect();
@@ -345,6 +387,18 @@ fn answer(world: &mut World, folder: &Path, request: &Request, parts: &[&str]) -
             )),
         ),
     }
+}
+
+/// What a network or a volume is kept as.
+fn thing(kind: &str, name: &str) -> String {
+    format!("{} {name}", kind.trim_end_matches('s'))
+}
+
+fn told(name: &str, labels: &BTreeMap<String, String>) -> Value {
+    json!({
+        "Id": name, "Name": name, "Labels": labels, "Driver": "local", "Mountpoint": "/volume", "Scope": "local",
+        "Options": {}, "Containers": {}, "Warning": "",
+    })
 }
 
 fn turn(container: &mut Container, state: &str) -> (u16, Value) {

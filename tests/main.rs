@@ -12,6 +12,7 @@ mod e2e;
 mod engine;
 mod harness;
 mod hosts;
+mod k3d;
 mod processes;
 mod report;
 mod trial;

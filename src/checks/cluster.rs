@@ -416,7 +416,7 @@ async fn nothing_pulled(world: &World<'_>) -> anyhow::Result<String> {
 }
 
 async fn loopback(world: &World<'_>) -> anyhow::Result<String> {
-    let nodes = world.docker.nodes(&world.environment().cluster).await?;
+    let nodes = crate::cluster::containers(world.docker, world.environment()).await?;
     let mut count = 0;
     for node in &nodes {
         for port in &node.ports {

@@ -3,8 +3,9 @@
 //! As kubeadm sets it up, CoreDNS is asked whether it is ready only every ten seconds, and whoever asks it for a name before
 //! that waits five seconds for nothing. So it is asked every second, and nobody has to ask it for a name before it is ready.
 //!
-//! The platform's names lead to the gateway's Service, by marked lines in the Corefile: inside and outside the cluster an
-//! address such as `https://keycloak.local` is one string.
+//! The platform's names lead to the gateway's Service, by lines in what CoreDNS reads: inside and outside the cluster an
+//! address such as `https://keycloak.local` is one string. With kind that is the Corefile itself, where the lines are marked;
+//! k3s writes its Corefile anew at each start, and reads more of it from the ConfigMap `coredns-custom`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use kube::Client;
 use serde_json::{Value, json};
 
 use crate::context::Context;
+use crate::environment::Provider;
 use crate::event::Step;
 use crate::kube::{FIELD_MANAGER, apply, get, merge, text};
 use crate::store::reference::Digest;
@@ -26,44 +28,87 @@ pub const GATEWAY: &str = "istio-ingressgateway.istio-ingress.svc.cluster.local"
 const BEGIN: &str = "    # BEGIN devenv: the platform's names";
 const END: &str = "    # END devenv";
 
-/// One CoreDNS, asked every second, that knows the platform's names; says what was changed. Waits until kubeadm has made it.
+/// k3s's ConfigMap for additions, and our part of it, which stands in the server's block.
+const CUSTOM: &str = "coredns-custom";
+const OURS: &str = "devenv.override";
+
+/// One CoreDNS, asked often, that knows the platform's names; says what was changed. Waits until the cluster has made it.
 pub async fn tune(
     context: &Context,
+    provider: Provider,
     client: &Client,
     names: &BTreeSet<String>,
     step: &Step,
 ) -> anyhow::Result<Vec<String>> {
-    let made = wait(context, "kubeadm to set up CoreDNS");
+    let made = wait(context, "the cluster to set up CoreDNS");
     let config = wait_for(&made, step, &context.stop, || async {
         let config = get(client, "v1", "ConfigMap", NAMESPACE, NAME).await?;
         Ok(match (deployment(client).await?, config) {
             (Some(_), Some(config)) => Look::Ready(config),
-            _ => Look::NotYet("kubeadm hasn't set up CoreDNS yet".to_owned()),
+            _ => Look::NotYet("CoreDNS isn't set up yet".to_owned()),
         })
     })
     .await?;
+    match provider {
+        Provider::Kind => tune_corefile(client, names, &config).await,
+        Provider::K3d => tune_custom(client, names).await,
+    }
+}
+
+async fn tune_corefile(
+    client: &Client,
+    names: &BTreeSet<String>,
+    config: &Value,
+) -> anyhow::Result<Vec<String>> {
     let mut changed = Vec::new();
-    let corefile = text(&config, "/data/Corefile");
+    let corefile = text(config, "/data/Corefile");
     let wanted = with_names(corefile, names);
     if wanted != corefile {
-        merge(client, &config, &json!({"data": {"Corefile": wanted}})).await?;
+        merge(client, config, &json!({"data": {"Corefile": wanted}})).await?;
         changed.push(format!("ConfigMap {NAMESPACE}/{NAME}"));
     }
-    // The annotation starts CoreDNS again when its file changes; by itself it looks for that only after a minute or more.
-    let version = Digest::of(wanted.as_bytes()).hex().to_owned();
     let wanted = json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": {"name": NAME, "namespace": NAMESPACE},
         "spec": {
             "replicas": 1,
             "template": {
-                "metadata": {"annotations": {"devenv/corefile": version}},
+                "metadata": {"annotations": {"devenv/corefile": version(&wanted)}},
                 "spec": {"containers": [{"name": NAME, "readinessProbe": {"periodSeconds": 1}}]},
             },
         },
     });
     changed.extend(apply(client, FIELD_MANAGER, &[wanted]).await?);
     Ok(changed)
+}
+
+/// k3s's CoreDNS is one, and asked every two seconds: only the names are ours.
+async fn tune_custom(client: &Client, names: &BTreeSet<String>) -> anyhow::Result<Vec<String>> {
+    let lines: String = names.iter().map(|name| rewrite(name, "") + "\n").collect();
+    let config = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": CUSTOM, "namespace": NAMESPACE},
+        "data": {OURS: lines},
+    });
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": NAME, "namespace": NAMESPACE},
+        "spec": {"template": {"metadata": {"annotations": {"devenv/corefile": version(&lines)}}}},
+    });
+    apply(client, FIELD_MANAGER, &[config, deployment]).await
+}
+
+/// As an annotation of its pods it starts CoreDNS again when its file changes; by itself it looks for that only after a
+/// minute or more.
+fn version(text: &str) -> String {
+    Digest::of(text.as_bytes()).hex().to_owned()
+}
+
+/// What leads a name to the gateway.
+fn rewrite(name: &str, indent: &str) -> String {
+    format!(
+        "{indent}rewrite stop {{\n{indent}    name exact {name} {GATEWAY}\n{indent}    answer auto\n{indent}}}"
+    )
 }
 
 /// The Corefile in which these names, and no others of ours, lead to the gateway. Every other line stays as it is; a file
@@ -82,9 +127,7 @@ fn with_names(corefile: &str, names: &BTreeSet<String>) -> String {
         if !told && line.starts_with(".:53 ") && line.ends_with('{') {
             told = true;
             lines.push(BEGIN.to_owned());
-            lines.extend(names.iter().map(|name| {
-                format!("    rewrite stop {{\n        name exact {name} {GATEWAY}\n        answer auto\n    }}")
-            }));
+            lines.extend(names.iter().map(|name| rewrite(name, "    ")));
             lines.push(END.to_owned());
         }
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::config::{PublishedPort, loopback};
 use crate::error::Mistake;
 use crate::yaml::Segment::{self, Item, Key, Name};
 use crate::yaml::Source;
@@ -17,23 +18,12 @@ pub const MARK_FOLDER: &str = "/devenv";
 
 /// A checked kind config.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ClusterConfig {
+pub struct KindConfig {
     document: Value,
     published: Vec<PublishedPort>,
 }
 
-/// A TCP port of a node that is reachable on this machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PublishedPort {
-    /// The loopback address it is published on.
-    pub address: IpAddr,
-    /// The port on this machine.
-    pub host_port: u16,
-    /// The port in the node.
-    pub container_port: u16,
-}
-
-impl ClusterConfig {
+impl KindConfig {
     /// The config from its file's text, or everything that is wrong with it.
     pub fn parse(file: &Path, text: &str) -> Result<Self, Vec<Mistake>> {
         Self::from_source(&Source::new(file, text))
@@ -58,14 +48,6 @@ impl ClusterConfig {
     /// The TCP ports that the nodes publish on this machine.
     pub fn published_ports(&self) -> &[PublishedPort] {
         &self.published
-    }
-
-    /// The port of this machine that leads to this port of a node, where one does.
-    pub fn published(&self, node_port: u16) -> Option<u16> {
-        self.published
-            .iter()
-            .find(|port| port.container_port == node_port)
-            .map(|port| port.host_port)
     }
 
     /// How many nodes the cluster has.
@@ -135,7 +117,7 @@ fn check_kind(source: &Source, document: &Value) -> Result<(), Mistake> {
 
 fn check_api_address(source: &Source, document: &Value, mistakes: &mut Vec<Mistake>) {
     let address = &document["networking"]["apiServerAddress"];
-    if !address.is_null() && loopback(address).is_none() {
+    if !address.is_null() && address.as_str().and_then(loopback).is_none() {
         mistakes.push(source.mistake(
             &[Key("networking"), Key("apiServerAddress")],
             "the API server would be reachable from other machines, expected 127.0.0.1 or ::1",
@@ -269,7 +251,7 @@ fn check_port(
                 Some("add `listenAddress: 127.0.0.1`: kind's default is 0.0.0.0"),
             );
         }
-        given => match loopback(given) {
+        given => match given.as_str().and_then(loopback) {
             Some(address) => address,
             None => {
                 return wrong(
@@ -361,29 +343,19 @@ fn check_mounts(
     }
 }
 
-/// The two addresses that nothing beyond this machine reaches, and that the hosts file leads to.
-fn loopback(value: &Value) -> Option<IpAddr> {
-    let address = value.as_str()?.parse::<IpAddr>().ok()?;
-    let expected = [
-        IpAddr::from(std::net::Ipv4Addr::LOCALHOST),
-        IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
-    ];
-    expected.contains(&address).then_some(address)
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use insta::assert_snapshot;
 
-    use super::ClusterConfig;
+    use super::KindConfig;
 
     const HEAD: &str = "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n";
     const PORTS: &str = "extraPortMappings: [{listenAddress: 127.0.0.1, hostPort: 80, containerPort: 80}, {listenAddress: 127.0.0.1, hostPort: 443, containerPort: 443}]";
 
     fn check(text: &str) -> String {
-        match ClusterConfig::parse(Path::new("kind.yaml"), text) {
+        match KindConfig::parse(Path::new("kind.yaml"), text) {
             Ok(config) => format!("{:?}", config.published_ports()),
             Err(mistakes) => {
                 let told: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
@@ -399,7 +371,7 @@ mod tests {
     #[test]
     fn the_config_that_comes_with_devenv_is_right() {
         let text = include_str!("../../cluster-configs/kind.yaml");
-        let config = ClusterConfig::parse(Path::new("kind.yaml"), text).unwrap();
+        let config = KindConfig::parse(Path::new("kind.yaml"), text).unwrap();
         assert_eq!(config.node_count(), 1);
         assert!(!config.patches_containerd());
         assert_snapshot!(check(text), @"[PublishedPort { address: 127.0.0.1, host_port: 80, container_port: 80 }, PublishedPort { address: 127.0.0.1, host_port: 443, container_port: 443 }]");
@@ -411,7 +383,7 @@ mod tests {
             "{HEAD}name: mine\nfeatureGates: {{Some: true}}\ncontainerdConfigPatches:\n- |\n  [plugins]\n    yes = 0644\nnodes:\n\
              - {PORTS}\n  labels: {{tier: yes, mode: \"0644\"}}\n- role: worker\n  extraMounts:\n  - {{hostPath: /data, containerPath: /data}}\n"
         );
-        let config = ClusterConfig::parse(Path::new("kind.yaml"), &text).unwrap();
+        let config = KindConfig::parse(Path::new("kind.yaml"), &text).unwrap();
         assert!(config.patches_containerd());
         assert_eq!(config.node_count(), 2);
         assert_snapshot!(config.with_mark("0123456789ab", Path::new("/home/me/.cache/devenv/marks")), @r#"

@@ -2,15 +2,20 @@
 //! ([`create`], [`start`], [`api`], [`remove`]).
 //!
 //! Nothing about a cluster is remembered between two runs: Docker's containers and the API server are asked anew.
+//!
+//! What differs between the providers is in [`kind`] and [`k3d`], and in the few `match`es on [`Provider`] here.
 
+pub mod config;
 pub mod dns;
+pub mod k3d;
+pub mod k3d_config;
 pub mod kind;
 pub mod kind_config;
+pub mod kubeconfig;
 pub mod ports;
 pub mod restart;
 pub mod saved;
 
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,12 +23,12 @@ use std::time::Duration;
 use ::kube::Client;
 use anyhow::Context as _;
 
-use self::kind_config::PublishedPort;
+use self::config::{ClusterConfig, PublishedPort};
 use crate::context::Context;
 use crate::docker::{Docker, Node, State};
-use crate::environment::Environment;
+use crate::environment::{Environment, Provider};
 use crate::error::Failure;
-use crate::event::Step;
+use crate::event::{Events, Step};
 use crate::exec;
 use crate::inputs::Inputs;
 use crate::kube;
@@ -56,36 +61,171 @@ pub enum Action {
     Keep,
 }
 
-/// The containers of the environment's cluster, which are all ours; a cluster of the same name that isn't is refused.
-pub async fn nodes(docker: &Docker, environment: &Environment) -> anyhow::Result<Vec<Node>> {
-    let nodes = docker.nodes(&environment.cluster).await?;
-    if !kind::is_ours(&nodes, &environment.id) {
-        return Err(Failure::NotOurs {
-            message: format!(
-                "a kind cluster named {} exists that this environment didn't make (its nodes lack the mount {})",
-                environment.cluster,
-                kind::mark(&environment.id)
-            ),
-            hint: format!(
-                "if nobody needs it: kind delete cluster --name {}; else give this environment another name by \
-                 renaming {}",
-                environment.cluster,
-                environment.file.display()
-            ),
-        }
-        .into());
-    }
-    Ok(nodes)
+/// What [`remove`] removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removed {
+    containers: usize,
+    network: bool,
 }
 
-/// What is there. Asks the nodes themselves whether kind finished: a killed `kind create` leaves containers that run.
+impl Removed {
+    /// In words; `None` where nothing was there.
+    pub fn told(self) -> Option<String> {
+        let containers = match self.containers {
+            0 => None,
+            1 => Some("1 container and its volumes".to_owned()),
+            count => Some(format!("{count} containers and their volumes")),
+        };
+        match (containers, self.network) {
+            (None, false) => None,
+            (None, true) => Some("what was made before the first container".to_owned()),
+            (Some(containers), false) => Some(containers),
+            (Some(containers), true) => Some(format!("{containers}, and the network")),
+        }
+    }
+}
+
+/// The containers of a cluster of this name at the environment's provider, stopped ones too, whoever made them.
+pub async fn containers(docker: &Docker, environment: &Environment) -> anyhow::Result<Vec<Node>> {
+    let label = match environment.provider {
+        Provider::Kind => kind::LABEL,
+        Provider::K3d => k3d::LABEL,
+    };
+    docker.containers(label, Some(&environment.cluster)).await
+}
+
+/// A filter for `docker ps` that shows a cluster's containers.
+pub fn filter(environment: &Environment) -> String {
+    let label = match environment.provider {
+        Provider::Kind => kind::LABEL,
+        Provider::K3d => k3d::LABEL,
+    };
+    format!("label={label}={}", environment.cluster)
+}
+
+/// The containers among these that run pods, and not what a provider makes beside them.
+pub fn pod_nodes(containers: &[Node]) -> impl Iterator<Item = &Node> {
+    containers.iter().filter(|container| {
+        ["control-plane", "worker", "server", "agent"].contains(&container.role.as_str())
+    })
+}
+
+/// The node to which this machine's ports lead; where a load balancer stands before them all, a control plane.
+pub fn front(nodes: &[Node]) -> Option<&Node> {
+    let publishes = |node: &&Node| node.ports.iter().any(|port| port.container == 80);
+    let controls = |node: &&Node| CONTROL_PLANES.contains(&node.role.as_str());
+    pod_nodes(nodes)
+        .find(publishes)
+        .or_else(|| pod_nodes(nodes).find(controls))
+}
+
+/// The containers of the environment's cluster, which are all ours; a cluster of the same name that isn't is refused.
+pub async fn nodes(docker: &Docker, environment: &Environment) -> anyhow::Result<Vec<Node>> {
+    let containers = containers(docker, environment).await?;
+    match environment.provider {
+        Provider::Kind if kind::is_ours(&containers, &environment.id) => {}
+        Provider::Kind => {
+            let mark = kind::mark(&environment.id);
+            return Err(refuse(
+                environment,
+                format!("its nodes lack the mount {mark}"),
+            ));
+        }
+        Provider::K3d => {
+            let network = k3d_network_is_made(docker, environment).await?;
+            k3d_volume_is_made(docker, environment).await?;
+            if !k3d::are_ours(&containers, &environment.id, network) {
+                let (mark, id) = (k3d::MARK, &environment.id);
+                return Err(refuse(
+                    environment,
+                    format!("its containers lack the label {mark}={id}"),
+                ));
+            }
+        }
+    }
+    Ok(containers)
+}
+
+/// The error for a cluster of our name that isn't ours.
+fn refuse(environment: &Environment, mark: String) -> anyhow::Error {
+    let Environment {
+        provider, cluster, ..
+    } = environment;
+    let delete = match provider {
+        Provider::Kind => format!("kind delete cluster --name {cluster}"),
+        Provider::K3d => format!("k3d cluster delete {cluster}"),
+    };
+    not_ours(
+        environment,
+        format!(
+            "a {provider} cluster named {cluster} exists that this environment didn't make ({mark})"
+        ),
+        &delete,
+    )
+}
+
+fn not_ours(environment: &Environment, message: String, remove: &str) -> anyhow::Error {
+    let hint = format!(
+        "if nobody needs it: {remove}; else give this environment another name by renaming {}",
+        environment.file.display()
+    );
+    Failure::NotOurs { message, hint }.into()
+}
+
+/// Whether the network for a k3d cluster is there; one that isn't ours is refused.
+async fn k3d_network_is_made(docker: &Docker, environment: &Environment) -> anyhow::Result<bool> {
+    let name = k3d::network(&environment.cluster);
+    let labels = docker.network(&name).await?;
+    is_marked(environment, labels, "network", &name)
+}
+
+/// The same for the volume that k3d wants.
+async fn k3d_volume_is_made(docker: &Docker, environment: &Environment) -> anyhow::Result<bool> {
+    let name = k3d::volume(&environment.cluster);
+    let labels = docker.volume(&name).await?;
+    is_marked(environment, labels, "volume", &name)
+}
+
+fn is_marked(
+    environment: &Environment,
+    labels: Option<std::collections::HashMap<String, String>>,
+    what: &str,
+    name: &str,
+) -> anyhow::Result<bool> {
+    let Some(labels) = labels else {
+        return Ok(false);
+    };
+    if k3d::is_marked(&labels, &environment.id) {
+        return Ok(true);
+    }
+    let (mark, id) = (k3d::MARK, &environment.id);
+    Err(not_ours(
+        environment,
+        format!(
+            "a {what} named {name} exists that this environment didn't make (it lacks the label {mark}={id})"
+        ),
+        &format!("docker {what} rm {name}"),
+    ))
+}
+
+/// What is there. Asks the nodes themselves how far the provider came: when it is killed, it leaves containers that run.
 pub async fn observe(
     docker: &Docker,
     environment: &Environment,
     nodes: &[Node],
 ) -> anyhow::Result<Found> {
     if nodes.is_empty() {
-        return Ok(Found::Absent);
+        return match environment.provider {
+            Provider::K3d
+                if k3d_network_is_made(docker, environment).await?
+                    || k3d_volume_is_made(docker, environment).await? =>
+            {
+                Ok(Found::HalfMade(
+                    "k3d was stopped before it made a node".to_owned(),
+                ))
+            }
+            Provider::Kind | Provider::K3d => Ok(Found::Absent),
+        };
     }
     if let Some(node) = nodes
         .iter()
@@ -104,26 +244,31 @@ pub async fn observe(
     if !asleep.is_empty() {
         return Ok(Found::Stopped(asleep));
     }
-    let Some((control_plane, server)) = kind::api_server(nodes) else {
+    let Some((control_plane, server)) = api_server(nodes) else {
         return Ok(Found::HalfMade(
             "it has no control plane that publishes its API server".to_owned(),
         ));
     };
-    if !kubeadm_finished(docker, control_plane).await? {
+    // k3s goes on by itself once it is started; kubeadm doesn't.
+    let goes_on = environment.provider == Provider::K3d;
+    if !goes_on && !kubeadm_finished(docker, control_plane).await? {
         return Ok(Found::HalfMade(
             "kubeadm was stopped before it finished".to_owned(),
         ));
     }
     let Some(client) = client(docker, environment, control_plane, &server).await? else {
-        return Ok(Found::HalfMade(
-            "kubeadm didn't get as far as writing its kubeconfig".to_owned(),
-        ));
+        return Ok(match goes_on {
+            true => Found::Running,
+            false => {
+                Found::HalfMade("kubeadm didn't get as far as writing its kubeconfig".to_owned())
+            }
+        });
     };
     if kube::ready(&client).await.is_err() {
-        // It is just starting; whoever needs it waits, and asks again whether kind finished.
+        // It is just starting; whoever needs it waits, and asks again how far the provider came.
         return Ok(Found::Running);
     }
-    unfinished(&client, nodes)
+    unfinished(&client, environment, nodes)
         .await
         .map(|reason| reason.map_or(Found::Running, Found::HalfMade))
 }
@@ -140,8 +285,15 @@ async fn kubeadm_finished(docker: &Docker, control_plane: &Node) -> anyhow::Resu
 }
 
 /// What kind hadn't done yet, or `None` where it had finished: the storage class is the last thing it makes on the
-/// control plane, and every node joins.
-pub async fn unfinished(client: &Client, nodes: &[Node]) -> anyhow::Result<Option<String>> {
+/// control plane, and every node joins. The nodes of k3d do all that by themselves, whatever becomes of k3d.
+pub async fn unfinished(
+    client: &Client,
+    environment: &Environment,
+    nodes: &[Node],
+) -> anyhow::Result<Option<String>> {
+    if environment.provider == Provider::K3d {
+        return Ok(None);
+    }
     let classes = kube::list(client, "storage.k8s.io/v1", "StorageClass", None, "").await?;
     if classes.is_empty() {
         return Ok(Some(
@@ -149,7 +301,7 @@ pub async fn unfinished(client: &Client, nodes: &[Node]) -> anyhow::Result<Optio
         ));
     }
     let joined = kube::list(client, "v1", "Node", None, "").await?.len();
-    let made = kind::workers_and_control_planes(nodes).count();
+    let made = pod_nodes(nodes).count();
     Ok((joined < made).then(|| format!("only {joined} of {made} nodes joined it")))
 }
 
@@ -190,7 +342,7 @@ pub fn differs(inputs: &Inputs, nodes: &[Node]) -> Option<String> {
         ));
     }
     let wanted = inputs.cluster_config.node_count();
-    let made = kind::workers_and_control_planes(nodes).count();
+    let made = pod_nodes(nodes).count();
     if wanted != made {
         return Some(format!(
             "it has {made} nodes where {} asks for {wanted}",
@@ -199,8 +351,7 @@ pub fn differs(inputs: &Inputs, nodes: &[Node]) -> Option<String> {
     }
     let image = inputs.environment.node_image.to_string();
     let familiar = |name: &str| name.strip_prefix("docker.io/").unwrap_or(name).to_owned();
-    let other = kind::workers_and_control_planes(nodes)
-        .find(|node| familiar(&node.image) != familiar(&image));
+    let other = pod_nodes(nodes).find(|node| familiar(&node.image) != familiar(&image));
     other.map(|node| {
         format!(
             "node {} runs the image {} where {image} is asked for",
@@ -224,18 +375,52 @@ pub fn refuse_different(environment: &Environment, difference: &str) -> anyhow::
     .into()
 }
 
-/// Where the kind program is: on PATH, or where `scripts/up` puts it.
-pub fn find_kind(context: &Context) -> anyhow::Result<PathBuf> {
-    let own = context.paths.tools().join("kind");
-    which::which("kind").ok().or_else(|| own.is_file().then_some(own)).ok_or_else(|| {
-        Failure::ToolMissing {
-            tool: "kind",
-            hint: "scripts/up installs it (built from its Go module, checked against go.sum); or: brew install kind, or: \
-                   go install sigs.k8s.io/kind@v0.33.0"
-                .to_owned(),
+/// Where the provider's program is: on PATH, or where `scripts/up` puts it.
+pub async fn find_program(context: &Context, environment: &Environment) -> anyhow::Result<PathBuf> {
+    let (tool, by_hand) = match environment.provider {
+        Provider::Kind => (
+            "kind",
+            "brew install kind, or: go install sigs.k8s.io/kind@v0.33.0",
+        ),
+        Provider::K3d => (
+            "k3d",
+            "brew install k3d, or: go install github.com/k3d-io/k3d/v5@v5.8.3",
+        ),
+    };
+    let get = format!(
+        "scripts/up installs it (built from its Go module, checked against go.sum); or: {by_hand}"
+    );
+    let own = context.paths.tools().join(tool);
+    let found = which::which(tool)
+        .ok()
+        .or_else(|| own.is_file().then_some(own));
+    let Some(program) = found else {
+        return Err(Failure::ToolMissing { tool, hint: get }.into());
+    };
+    if environment.provider == Provider::K3d {
+        refuse_old_k3d(context, &program, get).await?;
+    }
+    Ok(program)
+}
+
+async fn refuse_old_k3d(context: &Context, k3d: &Path, get: String) -> anyhow::Result<()> {
+    let ask = exec::Cmd::new("k3d").at(k3d).arg("version").quiet();
+    let unseen = Events::channel().0.step("k3d version");
+    let answer = exec::run(&ask, &context.stop, &unseen).await?.text();
+    // One that was built without a version is taken as it is.
+    if k3d::version(&answer).is_some_and(|version| version < k3d::OLDEST) {
+        let (major, minor, patch) = k3d::OLDEST;
+        return Err(Failure::Other {
+            message: format!(
+                "{} is too old: it says `{}`, and devenv needs {major}.{minor}.{patch} or newer",
+                k3d.display(),
+                answer.lines().next().unwrap_or_default()
+            ),
+            hint: get,
         }
-        .into()
-    })
+        .into());
+    }
+    Ok(())
 }
 
 /// Starts nodes that were stopped or paused.
@@ -248,48 +433,71 @@ pub async fn start(docker: &Docker, nodes: &[String], step: &Step) -> anyhow::Re
     Ok(())
 }
 
-/// Makes the cluster; ends when kind has ended.
+/// Makes the cluster; ends when the provider's program has ended.
 pub async fn create(
     context: &Context,
+    docker: &Docker,
     inputs: &Inputs,
-    kind: &Path,
+    program: &Path,
     step: &Step,
 ) -> anyhow::Result<()> {
     let environment = &inputs.environment;
-    let mark = context.paths.mark(&environment.id);
     paths::private_folder(&context.paths.environment(&environment.id))?;
-    paths::private_folder(&mark)?;
-    let scratch = tempfile::tempdir().context("make a folder for kind's files")?;
-    let config = scratch.path().join("kind.yaml");
-    let write = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&config)?;
-        file.write_all(
-            inputs
-                .cluster_config
-                .with_mark(&environment.id, &mark)
-                .as_bytes(),
-        )
-    };
-    write().with_context(|| format!("write {}", config.display()))?;
-    step.waiting("kind create cluster");
+    let scratch = tempfile::tempdir().context("make a folder for the provider's files")?;
     let image = environment.node_image.to_string();
-    let create = kind::create(
-        kind,
-        &environment.cluster,
-        &image,
-        &config,
-        &scratch.path().join("kubeconfig"),
-    )
-    .deadline(context.timeout)
-    .when_it_fails(format!(
-        "what kind made is kept: `docker logs {}-control-plane` shows how far it came, `devenv up --environment {}` makes it \
-         anew, `devenv down --environment {}` removes it",
-        environment.cluster, environment.name, environment.name
+    let call = match &inputs.cluster_config {
+        ClusterConfig::Kind(config) => {
+            step.waiting("kind create cluster");
+            let mark = context.paths.mark(&environment.id);
+            paths::private_folder(&mark)?;
+            let file = scratch.path().join("kind.yaml");
+            std::fs::write(&file, config.with_mark(&environment.id, &mark))
+                .with_context(|| format!("write {}", file.display()))?;
+            let thrown_away = scratch.path().join("kubeconfig");
+            kind::create(program, &environment.cluster, &image, &file, &thrown_away)
+        }
+        ClusterConfig::K3d(config) => {
+            step.waiting("k3d cluster create");
+            let labels = k3d::labels(&environment.cluster, &environment.id);
+            let (network, volume) = (
+                k3d::network(&environment.cluster),
+                k3d::volume(&environment.cluster),
+            );
+            docker.make_network(&network, labels.clone()).await?;
+            docker.make_volume(&volume, labels).await?;
+            k3d::create(&k3d::Create {
+                k3d: program,
+                cluster: &environment.cluster,
+                id: &environment.id,
+                image: &image,
+                config: &environment.config,
+                balanced: config.has_load_balancer(),
+                helpers: (
+                    &environment.image(&k3d::TOOLS_IMAGE.parse()?).to_string(),
+                    &environment.image(&k3d::BALANCER_IMAGE.parse()?).to_string(),
+                ),
+                scratch: scratch.path(),
+            })
+        }
+    };
+    let (provider, name) = (environment.provider, &environment.name);
+    let call = call.deadline(context.timeout).when_it_fails(format!(
+        "what {provider} made is kept: `docker logs {}` shows how far it came, `devenv up --environment {name}` makes it \
+         anew, `devenv down --environment {name}` removes it",
+        first_node(environment)
     ));
-    exec::run(&create, &context.stop, step)
+    exec::run(&call, &context.stop, step)
         .await
         .with_context(|| format!("create the cluster {}", environment.cluster))?;
     Ok(())
+}
+
+/// The name of the container that is the first control plane.
+fn first_node(environment: &Environment) -> String {
+    match environment.provider {
+        Provider::Kind => format!("{}-control-plane", environment.cluster),
+        Provider::K3d => format!("k3d-{}-server-0", environment.cluster),
+    }
 }
 
 /// The addresses and ports of this machine that creating the cluster will take.
@@ -300,6 +508,26 @@ pub fn ports_to_take(inputs: &Inputs) -> Vec<(IpAddr, u16)> {
         .iter()
         .map(|port| (port.address, port.host_port))
         .collect()
+}
+
+/// Where the API server listens in its node.
+const API_PORT: u16 = 6443;
+/// The roles of control planes.
+const CONTROL_PLANES: [&str; 2] = ["control-plane", "server"];
+
+/// The first control plane that runs, and the address on this machine at which its API server answers.
+pub fn api_server(nodes: &[Node]) -> Option<(&Node, String)> {
+    let published = nodes
+        .iter()
+        .filter(|node| node.state == State::Running)
+        .find_map(|node| {
+            let port = node.ports.iter().find(|port| port.container == API_PORT)?;
+            Some(format!("https://{}:{}", port.address, port.host))
+        })?;
+    let control_plane = nodes.iter().find(|node| {
+        CONTROL_PLANES.contains(&node.role.as_str()) && node.state == State::Running
+    })?;
+    Some((control_plane, published))
 }
 
 /// A client for the cluster's API server as soon as it answers, also while kind still works on the rest; writes the
@@ -315,21 +543,20 @@ pub async fn api(
         within: context.timeout,
         every: Duration::from_millis(200),
         hint: format!(
-            "docker logs {}-control-plane, or: devenv reset --environment {}",
-            environment.cluster, environment.name
+            "docker logs {}, or: devenv reset --environment {}",
+            first_node(environment),
+            environment.name
         ),
     };
     wait_for(&wait, step, &context.stop, || async {
-        let nodes = docker.nodes(&environment.cluster).await?;
-        let Some((control_plane, server)) = kind::api_server(&nodes) else {
+        let nodes = containers(docker, environment).await?;
+        let Some((control_plane, server)) = api_server(&nodes) else {
             return Ok(Look::NotYet("no control plane runs yet".to_owned()));
         };
         let Some((text, client)) =
             kubeconfig_and_client(docker, environment, control_plane, &server).await?
         else {
-            return Ok(Look::NotYet(
-                "kubeadm is setting up the control plane".to_owned(),
-            ));
+            return Ok(Look::NotYet("the control plane is being set up".to_owned()));
         };
         kube::ready(&client).await?;
         paths::private_folder(&context.paths.environment(&environment.id))?;
@@ -353,36 +580,35 @@ async fn client(
         .map(|(_, client)| client))
 }
 
-/// The kubeconfig for the person, and a client; `None` as long as kubeadm hasn't written its own kubeconfigs.
+/// The kubeconfig for the person, and a client; `None` as long as the node hasn't written its own kubeconfigs.
 ///
-/// The client is the cluster's super-admin where there is one (kubeadm 1.29 and later): the person's admin has no rights
-/// until kubeadm gets round to giving them, which is seconds after the API server answers.
+/// With kind the client is the cluster's super-admin where there is one (kubeadm 1.29 and later): the person's admin has no
+/// rights until kubeadm gets round to giving them, which is seconds after the API server answers.
 async fn kubeconfig_and_client(
     docker: &Docker,
     environment: &Environment,
     node: &Node,
     server: &str,
 ) -> anyhow::Result<Option<(String, Client)>> {
-    let script = "cat /etc/kubernetes/admin.conf && echo ---; cat /etc/kubernetes/super-admin.conf";
+    let script = match environment.provider {
+        Provider::Kind => {
+            "cat /etc/kubernetes/admin.conf && echo ---; cat /etc/kubernetes/super-admin.conf"
+        }
+        // Where k3d tells k3s to write it.
+        Provider::K3d => "cat /output/kubeconfig.yaml && echo ---",
+    };
     let read = docker.exec(&node.name, &["sh", "-c", script]).await?;
     let both = String::from_utf8_lossy(&read.stdout);
     let (admin, super_admin) = both.split_once("---\n").unwrap_or_default();
     if !admin.contains("client-key-data") {
         return Ok(None);
     }
-    let text = kind::kubeconfig(admin, server, &environment.cluster)?;
+    let text = kubeconfig::of_person(admin, server, &environment.cluster)?;
     let client = match super_admin.contains("client-key-data") {
-        true => {
-            kube::client(&kind::kubeconfig(
-                super_admin,
-                server,
-                &environment.cluster,
-            )?)
-            .await?
-        }
-        false => kube::client(&text).await?,
+        true => kubeconfig::of_person(super_admin, server, &environment.cluster)?,
+        false => text.clone(),
     };
-    Ok(Some((text, client)))
+    Ok(Some((text, kube::client(&client).await?)))
 }
 
 /// A client for a cluster that is known to be there, with a short wait; `None` where its API server doesn't answer.
@@ -391,7 +617,7 @@ pub async fn client_if_running(
     environment: &Environment,
     nodes: &[Node],
 ) -> anyhow::Result<Option<Client>> {
-    let Some((control_plane, server)) = kind::api_server(nodes) else {
+    let Some((control_plane, server)) = api_server(nodes) else {
         return Ok(None);
     };
     let Some(client) = client(docker, environment, control_plane, &server).await? else {
@@ -400,10 +626,32 @@ pub async fn client_if_running(
     Ok(kube::ready(&client).await.is_ok().then_some(client))
 }
 
-/// Removes the cluster's containers and their volumes; says how many.
-pub async fn remove(docker: &Docker, nodes: &[Node]) -> anyhow::Result<usize> {
+/// Removes the cluster's containers with their volumes, and what k3d was given beside them.
+pub async fn remove(
+    docker: &Docker,
+    environment: &Environment,
+    nodes: &[Node],
+) -> anyhow::Result<Removed> {
     futures::future::try_join_all(nodes.iter().map(|node| docker.remove(&node.name))).await?;
-    Ok(nodes.len())
+    let mut removed = Removed {
+        containers: nodes.len(),
+        network: false,
+    };
+    if environment.provider == Provider::K3d {
+        if k3d_volume_is_made(docker, environment).await? {
+            docker
+                .remove_volume(&k3d::volume(&environment.cluster))
+                .await?;
+            removed.network = true;
+        }
+        if k3d_network_is_made(docker, environment).await? {
+            docker
+                .remove_network(&k3d::network(&environment.cluster))
+                .await?;
+            removed.network = true;
+        }
+    }
+    Ok(removed)
 }
 
 #[cfg(test)]

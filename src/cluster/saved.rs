@@ -11,17 +11,41 @@ use anyhow::Context as _;
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
-use super::kind::workers_and_control_planes;
+use super::pod_nodes;
 use crate::docker::beside::Beside;
 use crate::docker::{Docker, Node, State};
-use crate::environment::Environment;
+use crate::environment::{Environment, Provider};
 use crate::error::Failure;
 use crate::event::Step;
 
 /// The snapshot that `up` keeps of the last state that passed all checks.
 pub const HEALTHY: &str = "healthy";
-/// Where snapshots lie in a node.
-const FOLDER: &str = "/var/devenv/snapshots";
+/// Where a node keeps what a snapshot is of, and the snapshots beside it: all in one volume, so that nothing travels.
+struct Places {
+    /// etcd's, or that of what k3s has in its place.
+    database: &'static str,
+    /// The data of volumes.
+    volumes: &'static str,
+    /// The snapshots.
+    snapshots: &'static str,
+}
+
+impl Places {
+    fn of(environment: &Environment) -> Self {
+        match environment.provider {
+            Provider::Kind => Self {
+                database: "/var/lib/etcd",
+                volumes: "/var/local-path-provisioner",
+                snapshots: "/var/devenv/snapshots",
+            },
+            Provider::K3d => Self {
+                database: "/var/lib/rancher/k3s/server/db",
+                volumes: "/var/lib/rancher/k3s/storage",
+                snapshots: "/var/lib/rancher/k3s/devenv/snapshots",
+            },
+        }
+    }
+}
 /// The label of containers that work beside a node.
 const LABEL: &str = "devenv.environment";
 /// So much of the disk must stay free after a snapshot.
@@ -59,12 +83,17 @@ pub fn check_name(name: &str) -> anyhow::Result<()> {
 }
 
 /// The whole snapshots there are, the oldest first. The nodes must run.
-pub async fn all(docker: &Docker, nodes: &[Node]) -> anyhow::Result<Vec<Snapshot>> {
-    let Some(first) = workers_and_control_planes(nodes).next() else {
+pub async fn all(
+    docker: &Docker,
+    environment: &Environment,
+    nodes: &[Node],
+) -> anyhow::Result<Vec<Snapshot>> {
+    let Some(first) = pod_nodes(nodes).next() else {
         return Ok(Vec::new());
     };
+    let Places { snapshots, .. } = Places::of(environment);
     let script = format!(
-        "cd {FOLDER} 2>/dev/null || exit 0; for meta in */meta.json; do [ -e \"$meta\" ] && cat \"$meta\" && echo; done"
+        "cd {snapshots} 2>/dev/null || exit 0; for meta in */meta.json; do [ -e \"$meta\" ] && cat \"$meta\" && echo; done"
     );
     let output = docker
         .exec_checked(&first.name, &["sh", "-c", &script])
@@ -87,9 +116,10 @@ pub async fn save(
     revision: &str,
     step: &Step,
 ) -> anyhow::Result<Snapshot> {
-    let nodes: Vec<&Node> = workers_and_control_planes(nodes).collect();
+    let nodes: Vec<&Node> = pod_nodes(nodes).collect();
     let first = nodes.first().context("there is no node to save")?;
-    refuse_without_room(docker, first, name).await?;
+    let places = Places::of(environment);
+    refuse_without_room(docker, &places, first, name).await?;
     let mut snapshot = Snapshot {
         name: name.to_owned(),
         saved: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
@@ -97,7 +127,7 @@ pub async fn save(
         holds: "etcd and the data of all volumes; no images".to_owned(),
         mebibytes: 0,
     };
-    let copy = copy_script(name);
+    let copy = copy_script(&places, name);
     let beside = besides(environment, &nodes, &copy);
     for (helper, node) in &beside {
         docker.make_beside(&helper.beside(node)).await?;
@@ -125,7 +155,7 @@ pub async fn save(
     step.waiting("keeping it");
     let meta = serde_json::to_string(&snapshot)?;
     for node in &nodes {
-        let keep = keep_script(name, &meta);
+        let keep = keep_script(&places, name, &meta);
         docker
             .exec_checked(&node.name, &["sh", "-c", &keep])
             .await?;
@@ -134,11 +164,22 @@ pub async fn save(
 }
 
 /// Disks fill by themselves; this is not to be what fills them.
-async fn refuse_without_room(docker: &Docker, node: &Node, name: &str) -> anyhow::Result<()> {
+async fn refuse_without_room(
+    docker: &Docker,
+    places: &Places,
+    node: &Node,
+    name: &str,
+) -> anyhow::Result<()> {
+    let Places {
+        database,
+        volumes,
+        snapshots,
+    } = places;
+    // Busybox, which k3s has, knows no `du --exclude`.
     let script = format!(
-        "mkdir -p {FOLDER} && chmod 700 /var/devenv {FOLDER} && df -Pm /var | awk 'NR==2 {{print $4}}' && \
-         du -smc /var/lib/etcd /var/local-path-provisioner 2>/dev/null | awk 'END {{print $1}}' && \
-         du -sm --exclude={name} --exclude={HEALTHY} {FOLDER} | awk '{{print $1}}'"
+        "mkdir -p {snapshots} && chmod 700 {snapshots}/.. {snapshots} && df -Pm {snapshots} | awk 'NR==2 {{print $4}}' && \
+         du -smc {database} {volumes} 2>/dev/null | awk 'END {{print $1}}' && cd {snapshots} && \
+         du -sm * 2>/dev/null | awk '$2 != \"{name}\" && $2 != \"{HEALTHY}\" {{sum += $1}} END {{print sum + 0}}'"
     );
     let said = docker
         .exec_checked(&node.name, &["sh", "-c", &script])
@@ -173,20 +214,26 @@ async fn refuse_without_room(docker: &Docker, node: &Node, name: &str) -> anyhow
 }
 
 /// Runs while the node stands still, so it only copies.
-fn copy_script(name: &str) -> String {
+fn copy_script(places: &Places, name: &str) -> String {
+    let Places {
+        database,
+        volumes,
+        snapshots,
+    } = places;
     format!(
-        "set -e; cd {FOLDER}; rm -rf .{name}.new; mkdir .{name}.new; \
-         cp -a --reflink=auto /var/local-path-provisioner .{name}.new/volumes 2>/dev/null || mkdir -p .{name}.new/volumes; \
-         if [ -d /var/lib/etcd ]; then cp -a --reflink=auto /var/lib/etcd .{name}.new/etcd; fi; \
+        "set -e; cd {snapshots}; rm -rf .{name}.new; mkdir .{name}.new; \
+         cp -a --reflink=auto {volumes} .{name}.new/volumes 2>/dev/null || mkdir -p .{name}.new/volumes; \
+         if [ -d {database} ]; then cp -a --reflink=auto {database} .{name}.new/etcd; fi; \
          du -sm .{name}.new | cut -f1"
     )
 }
 
 /// Puts the copy in the place of an older one of its name. Until the last word it isn't whole.
-fn keep_script(name: &str, meta: &str) -> String {
+fn keep_script(places: &Places, name: &str, meta: &str) -> String {
+    let Places { snapshots, .. } = places;
     // A name and what is written of it hold no quotes.
     format!(
-        "set -e; cd {FOLDER}; rm -rf .{name}.old; if [ -e {name} ]; then rm -f {name}/meta.json; mv {name} .{name}.old; fi; \
+        "set -e; cd {snapshots}; rm -rf .{name}.old; if [ -e {name} ]; then rm -f {name}/meta.json; mv {name} .{name}.old; fi; \
          mv .{name}.new {name}; printf %s '{meta}' > {name}/.meta; mv {name}/.meta {name}/meta.json; rm -rf .{name}.old"
     )
 }
@@ -200,8 +247,8 @@ pub async fn restore(
     name: &str,
     step: &Step,
 ) -> anyhow::Result<()> {
-    let nodes: Vec<&Node> = workers_and_control_planes(nodes).collect();
-    let script = restore_script(name);
+    let nodes: Vec<&Node> = pod_nodes(nodes).collect();
+    let script = restore_script(&Places::of(environment), name);
     let beside = besides(environment, &nodes, &script);
     for (helper, node) in &beside {
         docker.make_beside(&helper.beside(node)).await?;
@@ -229,14 +276,19 @@ pub async fn restore(
 }
 
 /// Each part is put beside its place first and then takes it, so that a second run finishes what a first began.
-fn restore_script(name: &str) -> String {
+fn restore_script(places: &Places, name: &str) -> String {
+    let Places {
+        database,
+        volumes,
+        snapshots,
+    } = places;
     format!(
-        "set -e; s={FOLDER}/{name}; test -e $s/meta.json; \
-         rm -rf /var/lib/etcd.devenv /var/local-path-provisioner.devenv; \
-         cp -a --reflink=auto $s/volumes /var/local-path-provisioner.devenv; \
-         if [ -d $s/etcd ]; then cp -a --reflink=auto $s/etcd /var/lib/etcd.devenv; \
-           rm -rf /var/lib/etcd; mv /var/lib/etcd.devenv /var/lib/etcd; fi; \
-         rm -rf /var/local-path-provisioner; mv /var/local-path-provisioner.devenv /var/local-path-provisioner; \
+        "set -e; s={snapshots}/{name}; test -e $s/meta.json; \
+         rm -rf {database}.devenv {volumes}.devenv; \
+         cp -a --reflink=auto $s/volumes {volumes}.devenv; \
+         if [ -d $s/etcd ]; then cp -a --reflink=auto $s/etcd {database}.devenv; \
+           rm -rf {database}; mv {database}.devenv {database}; fi; \
+         rm -rf {volumes}; mv {volumes}.devenv {volumes}; \
          rm -rf /var/lib/kubelet/pods; mkdir -p /var/lib/kubelet/pods"
     )
 }
@@ -249,7 +301,7 @@ pub async fn finish_restore(
     step: &Step,
 ) -> anyhow::Result<bool> {
     let mut found = false;
-    for node in workers_and_control_planes(nodes) {
+    for node in pod_nodes(nodes) {
         let name = helper_name(environment, node);
         let Some(state) = docker.state_of(&name).await? else {
             continue;
@@ -276,14 +328,21 @@ pub async fn remove_helpers(docker: &Docker, environment: &Environment) -> anyho
 }
 
 /// Removes a snapshot; says whether it was there.
-pub async fn remove(docker: &Docker, nodes: &[Node], name: &str) -> anyhow::Result<bool> {
-    let there = all(docker, nodes)
+pub async fn remove(
+    docker: &Docker,
+    environment: &Environment,
+    nodes: &[Node],
+    name: &str,
+) -> anyhow::Result<bool> {
+    let there = all(docker, environment, nodes)
         .await?
         .iter()
         .any(|snapshot| snapshot.name == name);
-    let script =
-        format!("rm -f {FOLDER}/{name}/meta.json; rm -rf {FOLDER}/{name} {FOLDER}/.{name}.*");
-    for node in workers_and_control_planes(nodes) {
+    let Places { snapshots, .. } = Places::of(environment);
+    let script = format!(
+        "rm -f {snapshots}/{name}/meta.json; rm -rf {snapshots}/{name} {snapshots}/.{name}.*"
+    );
+    for node in pod_nodes(nodes) {
         docker
             .exec_checked(&node.name, &["sh", "-c", &script])
             .await?;

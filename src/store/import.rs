@@ -182,7 +182,7 @@ pub async fn wait_for_containerd(
                 what: format!("containerd in {node}"),
                 after: deadline,
                 last_seen,
-                hint: format!("docker exec {node} journalctl --unit containerd --lines 50"),
+                hint: format!("docker logs --tail 50 {node}; with kind: docker exec {node} journalctl --unit containerd --lines 50"),
             }
             .into());
         }
