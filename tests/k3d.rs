@@ -274,8 +274,20 @@ fn what_somebody_else_made_is_left_alone_by_every_command() {
         engine.world().things = [(thing.to_owned(), BTreeMap::new())].into();
         let first = told(&test, &["up"]);
         match what {
-            "network" => insta::assert_snapshot!(&first, @""),
-            _ => insta::assert_snapshot!(&first, @""),
+            "network" => insta::assert_snapshot!(&first, @r"
+            --- stderr
+            error: a network named k3d-devenv-dev exists that this environment didn't make (it lacks the label devenv.environment=[id])
+
+            hint: if nobody needs it: docker network rm k3d-devenv-dev; else give this environment another name by renaming [temp]/project/cluster-configs/dev.yaml
+            --- status 1
+            "),
+            _ => insta::assert_snapshot!(&first, @r"
+            --- stderr
+            error: a volume named k3d-devenv-dev-images exists that this environment didn't make (it lacks the label devenv.environment=[id])
+
+            hint: if nobody needs it: docker volume rm k3d-devenv-dev-images; else give this environment another name by renaming [temp]/project/cluster-configs/dev.yaml
+            --- status 1
+            "),
         }
         all_say(&first);
         assert_eq!(engine.world().things.len(), 1);
