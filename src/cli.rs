@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and nothing of what it does.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ Examples:
   devenv status -o json            what is there, for a program
   devenv hosts show                the names in the hosts file, and what is in their way
   devenv check                     prove again that everything works
+  devenv run -- scripts/e2e        up, the command with KUBECONFIG and addresses set, down
   devenv secrets --show            the logins
   KUBECONFIG=$(devenv kubeconfig) kubectl get pods -A
   devenv down                      remove all that `up` made
@@ -46,7 +48,8 @@ Exit codes:
   0    proven ready                        3    up, but a check failed
   1    a step failed                       4    up, but the names are not wired
   2    the input is wrong (nothing was     130  interrupted
-       touched)                            143  terminated";
+       touched)                            143  terminated
+  `devenv run` ends with its command's.";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -69,6 +72,17 @@ pub enum Command {
     /// All checks run side by side, and all results are shown. The exit code is 3 if one fails, and 4 if this machine
     /// doesn't lead the platform's names to it.
     Check(Check),
+    /// Bring the environment up, run a command in it, remove the environment again
+    ///
+    /// The command gets KUBECONFIG, DEVENV_CA (the platform's CA) and an address for each of the platform's names, such as
+    /// DEVENV_URL_KEYCLOAK. Its exit code is devenv's. What somebody had brought up before is used, and left up.
+    Run(Run),
+    /// Stand by a `devenv run`, and remove what it made if it is killed; for devenv itself
+    #[command(name = crate::guard::COMMAND, hide = true)]
+    Guard {
+        /// By which what the run started is known
+        mark: String,
+    },
     /// Show the generated logins, with their addresses
     Secrets(Secrets),
     /// Push the working tree, uncommitted changes included, and wait until it is applied
@@ -122,6 +136,17 @@ pub struct Check {
     /// Also write the results to a file, as JUnit's XML
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
+}
+
+/// `devenv run`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Run {
+    /// Leave the environment up when it doesn't come up well or the command fails
+    #[arg(long)]
+    pub keep_on_failure: bool,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
 }
 
 /// `devenv secrets`.

@@ -291,6 +291,11 @@ impl Step {
         self.end(Outcome::Done, text.into());
     }
 
+    /// Ends the step: it failed, and that is no error of devenv's own.
+    pub fn failed(self, text: impl Into<String>) {
+        self.end(Outcome::Failed, text.into());
+    }
+
     /// Ends the step: there was nothing to do.
     pub fn unchanged(self, text: impl Into<String>) {
         self.end(Outcome::Unchanged, text.into());

@@ -17,7 +17,7 @@
 //!                     ▼
 //!                   ready, or an error with its reason and a hint
 //! ```
-//! [`down`], [`reset`], [`sync`], [`status`], [`check`], [`secrets`], [`hosts`], [`trust`], [`init`] and [`plan`] are recipes of
+//! [`run`] is up, a command, down, with a [`guard`] beside it for the day on which it is killed. [`down`], [`reset`], [`sync`], [`status`], [`check`], [`secrets`], [`hosts`], [`trust`], [`init`] and [`plan`] are recipes of
 //! the same parts; each reads from top to bottom.
 //!
 //! # Invariants
@@ -42,7 +42,9 @@ pub mod environment;
 pub mod error;
 pub mod event;
 pub mod exec;
+pub mod family;
 pub mod gitops;
+pub mod guard;
 pub mod hosts;
 pub mod images;
 pub mod init;
@@ -59,6 +61,7 @@ pub mod plan;
 pub mod quantity;
 pub mod report;
 pub mod reset;
+pub mod run;
 pub mod secrets;
 pub mod status;
 pub mod stop;
@@ -106,6 +109,8 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
         Command::Up(arguments) => up::up(&context, arguments.plan).await,
         Command::Down => down::down(&context).await,
         Command::Reset => reset::reset(&context).await,
+        Command::Run(arguments) => run::run(&context, &arguments).await,
+        Command::Guard { mark } => guard::guard(&context, &mark).await,
         Command::Sync(arguments) => sync::sync(&context, arguments.prune).await,
         Command::Status => {
             let (exit, text) = status::status(&context, output).await?;

@@ -75,7 +75,7 @@ fn at_once(signal: Signal) -> Exit {
 }
 
 fn code(exit: Exit) -> ExitCode {
-    ExitCode::from(exit as u8)
+    ExitCode::from(exit.code())
 }
 
 /// The libraries' own logs, for whoever asks with -vv or `DEVENV_LOG`; product output is events.

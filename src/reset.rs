@@ -23,8 +23,8 @@ pub async fn reset(context: &Context) -> anyhow::Result<Exit> {
         "{} is made anew: whatever was changed in its cluster is lost",
         inputs.environment.name
     ));
-    down::remove(context, &inputs.environment).await?;
-    up::bring_up(context, &inputs).await
+    down::remove(context, &inputs.environment, None).await?;
+    Ok(up::bring_up(context, &inputs).await?.exit)
 }
 
 /// Nothing is removed as long as what is needed to make it again isn't there.

@@ -48,11 +48,20 @@ pub async fn up(context: &Context, plan_only: bool) -> anyhow::Result<Exit> {
         &context.stop,
     )
     .await?;
-    bring_up(context, &inputs).await
+    Ok(bring_up(context, &inputs).await?.exit)
+}
+
+/// What bringing it up came to.
+#[derive(Debug)]
+pub struct Proven {
+    /// The exit code.
+    pub exit: Exit,
+    /// Every check.
+    pub checked: Vec<Checked>,
 }
 
 /// The work of `up`, with the lock held.
-pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit> {
+pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Proven> {
     say_what_is_left_out(context, inputs);
     let docker = docker::connect().await?;
     let nodes = cluster::nodes(&docker, &inputs.environment).await?;
@@ -122,7 +131,10 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
         "{what}: {total} of {total} applications healthy at {}; checks: {proof}",
         short(&applied.revision)
     ));
-    Ok(exit)
+    Ok(Proven {
+        exit,
+        checked: proven,
+    })
 }
 
 /// Leads the platform's names to this machine, as far as that is allowed; says which exit code that comes to, and whether

@@ -17,7 +17,7 @@ use crate::harness::{Running, Test, is_alive, wait_for};
 const NODE: &str = "devenv-dev-control-plane";
 
 /// Builds whatever is asked for: a manifest that stands for Argo CD's, and images of one layer.
-const BUILD: &str = r#"
+pub(crate) const BUILD: &str = r#"
 store=$2
 shift 2
 blobs=$store/blobs/sha256
@@ -46,7 +46,7 @@ for name; do
 done"#;
 
 /// Makes the node, where the engine has one to come, and then goes on until it is told to end.
-const SLOW_KIND: &str = r#"
+pub(crate) const SLOW_KIND: &str = r#"
 touch "$ENGINE/devenv-dev-control-plane"
 sleep 300 &
 trap 'echo asked > "$CALLS/asked"; exit 1' TERM
@@ -57,7 +57,7 @@ kill $!
 echo "ERROR: told to end" >&2
 exit 1"#;
 
-const KIND_FAILS: &str = r#"
+pub(crate) const KIND_FAILS: &str = r#"
 touch "$ENGINE/devenv-dev-control-plane"
 echo "Ensuring node image" >&2
 echo "ERROR: failed to create cluster: no space left on device" >&2
@@ -83,7 +83,7 @@ nodes:
 ";
 
 /// A small project: one node, one bundle without images, everything built.
-fn project() -> Test {
+pub(crate) fn project() -> Test {
     Test::new()
         .file("cluster-configs/dev.yaml", ENVIRONMENT)
         .publishing(free_port(), free_port())
@@ -91,7 +91,7 @@ fn project() -> Test {
         .bundle("infrastructure/namespaces", "wave: 1\nnamespace: default\n")
 }
 
-trait Project {
+pub(crate) trait Project {
     fn bundle(self, name: &str, text: &str) -> Self;
     fn publishing(self, http: u16, https: u16) -> Self;
     fn id(&self) -> String;
@@ -137,7 +137,7 @@ fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-fn to_come(node: Container) -> Container {
+pub(crate) fn to_come(node: Container) -> Container {
     Container {
         is_to_come: true,
         ..node
@@ -1136,6 +1136,7 @@ fn help_and_completions() {
       reset        Back to the state after `up`: the cluster anew, from the full store
       status       Show what is: the cluster, Argo CD, each application and what it waits for
       check        Prove again, through the front door, that what is up works
+      run          Bring the environment up, run a command in it, remove the environment again
       secrets      Show the generated logins, with their addresses
       sync         Push the working tree, uncommitted changes included, and wait until it is applied
       hosts        Show, apply or remove the environment's names in the hosts file
@@ -1173,6 +1174,7 @@ fn help_and_completions() {
       devenv status -o json            what is there, for a program
       devenv hosts show                the names in the hosts file, and what is in their way
       devenv check                     prove again that everything works
+      devenv run -- scripts/e2e        up, the command with KUBECONFIG and addresses set, down
       devenv secrets --show            the logins
       KUBECONFIG=$(devenv kubeconfig) kubectl get pods -A
       devenv down                      remove all that `up` made
@@ -1182,6 +1184,7 @@ fn help_and_completions() {
       1    a step failed                       4    up, but the names are not wired
       2    the input is wrong (nothing was     130  interrupted
            touched)                            143  terminated
+      `devenv run` ends with its command's.
     ");
     for (shell, part) in [
         ("bash", "complete -F _devenv"),

@@ -13,6 +13,7 @@ mod engine;
 mod harness;
 mod processes;
 mod report;
+mod run;
 mod trial;
 #[cfg(target_os = "linux")]
 mod trust;

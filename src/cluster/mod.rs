@@ -257,7 +257,9 @@ pub async fn create(
     let mark = context.paths.mark(&environment.id);
     paths::private_folder(&context.paths.environment(&environment.id))?;
     paths::private_folder(&mark)?;
-    let scratch = tempfile::tempdir().context("make a folder for kind's files")?;
+    // In the environment's own folder: even if devenv is killed, `down` finds it.
+    let scratch = tempfile::tempdir_in(context.paths.environment(&environment.id))
+        .context("make a folder for kind's files")?;
     let config = scratch.path().join("kind.yaml");
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::File::create(&config)?;

@@ -63,7 +63,7 @@ pub(super) fn error(error: &anyhow::Error) -> String {
         event: "error",
         message: story(error),
         hint: hint.map(|hint| clean(&hint)),
-        exit: exit as u8,
+        exit: exit.code(),
     })
 }
 
