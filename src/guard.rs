@@ -50,7 +50,8 @@ impl Guard {
             // By these, runners of GitHub Actions and Jenkins know what to kill at a job's end.
             .env("RUNNER_TRACKING_ID", "0")
             .env("BUILD_ID", "dontKillMe")
-            .env("JENKINS_NODE_COOKIE", "dontKillMe");
+            .env("JENKINS_NODE_COOKIE", "dontKillMe")
+            .env("GITHUB_STEP_SUMMARY", "");
         let mut guard = exec::start_apart(&cmd).await?;
         let said = guard.line(STANDS_WITHIN).await;
         anyhow::ensure!(

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 
@@ -14,6 +14,7 @@ use crate::cli::Run;
 use crate::cluster::{self, Found};
 use crate::context::Context;
 use crate::error::{Exit, Failure, explain};
+use crate::evidence::{self, Told};
 use crate::exec::{self, Cmd, Ended, quoted};
 use crate::family::{Mark, VARIABLE};
 use crate::gitops::tree::https_port;
@@ -43,6 +44,7 @@ pub async fn run_with(
     let inputs = inputs::load(&context.selector, &context.directory)?;
     let environment = &inputs.environment;
     let command = Command::find(&arguments.command)?;
+    evidence::prepare(context, &arguments.evidence)?;
     refuse_a_run_in_a_run(&environment.id)?;
 
     // Held to the end, so that two runs don't take the ground from under each other.
@@ -84,6 +86,7 @@ pub async fn run_with(
 
     let proven = bring_up(&inputs).await;
     drop(lock);
+    let began = Instant::now();
     let ended = match &proven {
         Ok(Proven {
             exit: Exit::Ready | Exit::NamesNotWired,
@@ -91,7 +94,13 @@ pub async fn run_with(
         }) => Some(command.run(context, &inputs, checked, &mark).await),
         _ => None,
     };
+    let checked = match &proven {
+        Ok(proven) => proven.checked.clone(),
+        Err(_) => Vec::new(),
+    };
     let outcome = Outcome::of(context, proven, ended);
+    let told = outcome.evidence(&command, checked, began.elapsed());
+    evidence::keep(context, &inputs, &arguments.evidence, &told).await;
     let fate = match (was_up, outcome.is_failure() && arguments.keep_on_failure) {
         (true, _) => Fate::WasUp,
         (false, true) => Fate::Kept,
@@ -333,6 +342,33 @@ impl Outcome {
             Self::Stopped(_) => false,
             Self::Failed(_) | Self::Unwell(_) => true,
             Self::Ended(ended) => ended.code != 0,
+        }
+    }
+
+    /// What is kept of it. The command counts as a check.
+    fn evidence(&self, command: &Command, mut checked: Vec<Checked>, took: Duration) -> Told {
+        match self {
+            Self::Stopped(error) | Self::Failed(error) => Told::failed("run", error),
+            Self::Unwell(exit) => Told::ended("run", *exit, &checked),
+            Self::Ended(ended) => {
+                checked.push(Checked {
+                    name: "command".to_owned(),
+                    proves: "the command of `devenv run` succeeds".to_owned(),
+                    how: command.to_string(),
+                    verdict: match ended.code {
+                        0 => Verdict::Passed,
+                        _ => Verdict::Failed,
+                    },
+                    saw: ended.described.clone(),
+                    seconds: (took.as_secs_f64() * 1000.0).round() / 1000.0,
+                });
+                Told {
+                    command: "run",
+                    checked,
+                    failed: (ended.code != 0)
+                        .then(|| format!("{}: {}", command.short(), ended.described)),
+                }
+            }
         }
     }
 

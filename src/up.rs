@@ -22,6 +22,7 @@ use crate::context::Context;
 use crate::docker::{self, Docker, Node};
 use crate::error::Exit;
 use crate::event::Step;
+use crate::evidence::{self, Told};
 use crate::gitops::provide::Provisions;
 use crate::gitops::settle::{Arrived, Goal, settle};
 use crate::gitops::waves::short;
@@ -33,14 +34,15 @@ use crate::lock;
 use crate::names::{self, Wired, loopback, tls};
 use crate::store::{self, Store};
 use crate::wait::{Look, Wait, wait_for};
-use crate::{check, plan, yaml};
+use crate::{check, cli, plan, yaml};
 
-/// Brings the environment up; `plan_only` says what that would be, and touches nothing.
-pub async fn up(context: &Context, plan_only: bool) -> anyhow::Result<Exit> {
+/// Brings the environment up, or only says what that would be, and touches nothing.
+pub async fn up(context: &Context, arguments: &cli::Up) -> anyhow::Result<Exit> {
     let inputs = inputs::load(&context.selector, &context.directory)?;
-    if plan_only {
+    if arguments.plan {
         return plan::show(context, &inputs).await;
     }
+    evidence::prepare(context, &arguments.evidence)?;
     let _lock = lock::acquire(
         &context.paths.lock(&inputs.environment.id),
         "devenv up",
@@ -48,7 +50,13 @@ pub async fn up(context: &Context, plan_only: bool) -> anyhow::Result<Exit> {
         &context.stop,
     )
     .await?;
-    Ok(bring_up(context, &inputs).await?.exit)
+    let proven = bring_up(context, &inputs).await;
+    let told = match &proven {
+        Ok(Proven { exit, checked }) => Told::ended("up", *exit, checked),
+        Err(error) => Told::failed("up", error),
+    };
+    evidence::keep(context, &inputs, &arguments.evidence, &told).await;
+    Ok(proven?.exit)
 }
 
 /// What bringing it up came to.

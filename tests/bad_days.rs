@@ -1139,6 +1139,7 @@ fn help_and_completions() {
       run          Bring the environment up, run a command in it, remove the environment again
       secrets      Show the generated logins, with their addresses
       sync         Push the working tree, uncommitted changes included, and wait until it is applied
+      images       Show which images and files the environment needs, or a key for a cache of them
       hosts        Show, apply or remove the environment's names in the hosts file
       trust        Let this machine trust the CA that signs the platform's certificates, or no longer
       init         Write the default bundles and cluster configs into a folder, ready to edit
@@ -1171,6 +1172,7 @@ fn help_and_completions() {
       devenv up                        create or repair the environment `dev`
       devenv up --plan                 what `up` would do, touching nothing
       devenv sync                      push the working tree, wait until it is applied
+      devenv sync --watch              the same on every change of a file, until Ctrl-C
       devenv status -o json            what is there, for a program
       devenv hosts show                the names in the hosts file, and what is in their way
       devenv check                     prove again that everything works

@@ -345,7 +345,7 @@ impl Test {
     }
 
     /// Without what differs from run to run: the temporary folder, times, process ids, digests.
-    fn redacted(&self, text: &str) -> String {
+    pub(crate) fn redacted(&self, text: &str) -> String {
         static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
             [
                 (r"\bsha256:[0-9a-f]{64}\b", "sha256:[digest]"),

@@ -7,6 +7,7 @@
 mod bad_days;
 mod broken;
 mod browser;
+mod ci;
 mod commands;
 mod e2e;
 mod engine;

@@ -12,7 +12,7 @@ use crate::harness::{Test, is_alive, wait_for};
 const SLOW_COMMAND: &str = "exec 2> /dev/null; setsid sh -c 'sleep 300 & echo $! > $CALLS/grandchild; wait' & echo $$ > $CALLS/command; trap 'echo asked > $CALLS/asked; exit 1' TERM; while :; do sleep 0.05; done";
 
 /// A project with two names; its `up` is played.
-fn played(engine: &Engine) -> Test {
+pub(crate) fn played(engine: &Engine) -> Test {
     let service = |name: &str| {
         format!(
             "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata:\n  name: {name}\n  namespace: default\n\
@@ -41,7 +41,7 @@ fn project_node(test: &Test) -> crate::engine::Container {
 }
 
 /// No container, no process, no file but what the cache holds.
-fn assert_nothing_is_left(test: &Test, engine: &Engine) {
+pub(crate) fn assert_nothing_is_left(test: &Test, engine: &Engine) {
     let left: Vec<_> = engine
         .world()
         .containers

@@ -38,6 +38,7 @@ fn program_with_exit(work: impl AsyncFnOnce(&Events, &Stop) -> anyhow::Result<Ex
         quiet: is_set("TRIAL_QUIET"),
         verbose: is_set("TRIAL_VERBOSE").into(),
         color: ColorChoice::Auto,
+        shows_checks: false,
     });
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let code = runtime.block_on(async {
@@ -46,7 +47,8 @@ fn program_with_exit(work: impl AsyncFnOnce(&Events, &Stop) -> anyhow::Result<Ex
         let reporter = tokio::spawn(report::run(receiver, style));
         let result = work(&events, &stop).await;
         drop(events);
-        reporter.await.unwrap();
+        let summary = reporter.await.unwrap();
+        report::job_summary("devenv run", &summary, result.as_ref().err(), style);
         match result {
             Ok(exit) => exit.code().into(),
             Err(error) => report::error(&error, style).code().into(),
