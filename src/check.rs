@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,29 +9,50 @@ use anyhow::Context as _;
 use kube::Client;
 
 use crate::checks::{self, Checked, Door, Verdict, World};
-use crate::cli::Output;
+use crate::cli::{Evidence, Output};
 use crate::context::Context;
 use crate::docker::{self, Docker};
 use crate::error::{Exit, Failure};
 use crate::event::Step;
+use crate::evidence::{self, Told};
 use crate::gitops::tree::https_port;
 use crate::inputs::{self, Inputs};
 use crate::names::tls::{self, Authority};
-use crate::{cluster, junit, names};
+use crate::{cluster, names};
 
 /// A resolver that looks at its files only every few seconds must not make a check fail.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Runs every check; gives the text for stdout with the exit code. `junit` names a file for a CI system.
+/// Runs every check; gives the text for stdout with the exit code.
 pub async fn check(
     context: &Context,
     output: Output,
-    junit: Option<&Path>,
+    evidence: &Evidence,
 ) -> anyhow::Result<(Exit, String)> {
     let inputs = inputs::load(&context.selector, &context.directory)?;
-    if let Some(file) = junit {
-        junit::refuse_unwritable(file)?;
+    evidence::prepare(context, evidence)?;
+    let checked = run(context, &inputs).await;
+    let told = match &checked {
+        Ok(checked) => Told::ended("check", verdict(checked).0, checked),
+        Err(error) => Told::failed("check", error),
+    };
+    if let Ok(checked) = &checked {
+        for checked in checked {
+            context.events.checked(checked.clone());
+        }
     }
+    evidence::keep(context, &inputs, evidence, &told).await;
+    let checked = checked?;
+    let (exit, verdict) = verdict(&checked);
+    context.events.verdict(verdict);
+    let text = match output {
+        Output::Json => String::new(),
+        Output::Text => table(&checked),
+    };
+    Ok((exit, text))
+}
+
+async fn run(context: &Context, inputs: &Inputs) -> anyhow::Result<Vec<Checked>> {
     let environment = &inputs.environment;
     let docker = docker::connect().await?;
     let nodes = cluster::nodes(&docker, environment).await?;
@@ -44,24 +64,10 @@ pub async fn check(
         .into());
     };
     let step = context.events.step("checks");
-    let names = names::wanted(&inputs);
-    let checked = prove(context, &inputs, &docker, &client, &names, PATIENCE, &step).await?;
+    let names = names::wanted(inputs);
+    let checked = prove(context, inputs, &docker, &client, &names, PATIENCE, &step).await?;
     step.unchanged(checks::counted(&checked));
-    if let Some(file) = junit {
-        junit::write(file, environment.name.as_str(), &checked)?;
-    }
-    let text = match output {
-        Output::Json => {
-            for checked in &checked {
-                context.events.checked(checked.clone());
-            }
-            String::new()
-        }
-        Output::Text => table(&checked),
-    };
-    let (exit, verdict) = verdict(&checked);
-    context.events.verdict(verdict);
-    Ok((exit, text))
+    Ok(checked)
 }
 
 /// Runs every check of the environment against a cluster that runs.

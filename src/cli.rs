@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and nothing of what it does.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,9 +36,11 @@ Examples:
   devenv up                        create or repair the environment `dev`
   devenv up --plan                 what `up` would do, touching nothing
   devenv sync                      push the working tree, wait until it is applied
+  devenv sync --watch              the same on every change of a file, until Ctrl-C
   devenv status -o json            what is there, for a program
   devenv hosts show                the names in the hosts file, and what is in their way
   devenv check                     prove again that everything works
+  devenv run -- scripts/e2e        up, the command with KUBECONFIG and addresses set, down
   devenv secrets --show            the logins
   KUBECONFIG=$(devenv kubeconfig) kubectl get pods -A
   devenv down                      remove all that `up` made
@@ -46,7 +49,8 @@ Exit codes:
   0    proven ready                        3    up, but a check failed
   1    a step failed                       4    up, but the names are not wired
   2    the input is wrong (nothing was     130  interrupted
-       touched)                            143  terminated";
+       touched)                            143  terminated
+  `devenv run` ends with its command's.";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -72,16 +76,33 @@ pub enum Command {
         command: SnapshotCommand,
     },
     /// Show what is: the cluster, Argo CD, each application and what it waits for
-    Status,
+    Status(Status),
     /// Prove again, through the front door, that what is up works
     ///
     /// All checks run side by side, and all results are shown. The exit code is 3 if one fails, and 4 if this machine
     /// doesn't lead the platform's names to it.
     Check(Check),
+    /// Bring the environment up, run a command in it, remove the environment again
+    ///
+    /// The command gets KUBECONFIG, DEVENV_CA (the platform's CA) and an address for each of the platform's names, such as
+    /// DEVENV_URL_KEYCLOAK. Its exit code is devenv's. What somebody had brought up before is used, and left up.
+    Run(Run),
+    /// Stand by a `devenv run`, and remove what it made if it is killed; for devenv itself
+    #[command(name = crate::guard::COMMAND, hide = true)]
+    Guard {
+        /// By which what the run started is known
+        mark: String,
+    },
     /// Show the generated logins, with their addresses
     Secrets(Secrets),
     /// Push the working tree, uncommitted changes included, and wait until it is applied
     Sync(Sync),
+    /// Show which images and files the environment needs, or a key for a cache of them
+    Images {
+        /// What to show
+        #[command(subcommand)]
+        what: Images,
+    },
     /// Show, apply or remove the environment's names in the hosts file
     Hosts {
         /// What to do
@@ -123,14 +144,42 @@ pub struct Up {
     /// Print what would be done, and touch nothing
     #[arg(long)]
     pub plan: bool,
+    /// What to keep of it.
+    #[command(flatten)]
+    pub evidence: Evidence,
 }
 
 /// `devenv check`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Check {
-    /// Also write the results to a file, as JUnit's XML
+    /// What to keep of it.
+    #[command(flatten)]
+    pub evidence: Evidence,
+}
+
+/// What a CI system wants to keep.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Evidence {
+    /// Also write the results of the checks to a file, as JUnit's XML
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
+    /// If it fails, collect in this folder what tells why: events, manifests, logs; secrets masked
+    #[arg(long, value_name = "DIR")]
+    pub artifacts: Option<PathBuf>,
+}
+
+/// `devenv run`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Run {
+    /// Leave the environment up when it doesn't come up well or the command fails
+    #[arg(long)]
+    pub keep_on_failure: bool,
+    /// What to keep of it.
+    #[command(flatten)]
+    pub evidence: Evidence,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
 }
 
 /// `devenv secrets`.
@@ -185,6 +234,26 @@ pub struct Sync {
     /// Allow to remove more than one bundle at once
     #[arg(long)]
     pub prune: bool,
+    /// Go on: push on every change of a file in bundles/, until Ctrl-C
+    #[arg(long, short = 'w')]
+    pub watch: bool,
+}
+
+/// `devenv status`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Status {
+    /// Go on: at a terminal drawn again and again, elsewhere a line for each change, until Ctrl-C
+    #[arg(long, short = 'w')]
+    pub watch: bool,
+}
+
+/// `devenv images`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum Images {
+    /// Print a key that changes exactly when something else is needed, for a CI system's cache of the store
+    Key,
+    /// Print each image and file, with its size where it is in the store
+    List,
 }
 
 /// `devenv trust`.

@@ -7,6 +7,7 @@ use crate::context::Context;
 use crate::docker::{self, Node, State};
 use crate::environment::Environment;
 use crate::error::Exit;
+use crate::event::Step;
 use crate::names::{self, Unwired};
 use crate::{inputs, lock};
 
@@ -25,7 +26,7 @@ pub async fn down(context: &Context, keep: bool) -> anyhow::Result<Exit> {
     if keep {
         return stop(context, &environment).await;
     }
-    let removed = remove(context, &environment).await?;
+    let removed = remove(context, &environment, None).await?;
     context.events.verdict(match removed {
         true => format!("{} is gone", environment.name),
         false => format!("nothing to remove: {} isn't there", environment.name),
@@ -69,9 +70,17 @@ async fn stop(context: &Context, environment: &Environment) -> anyhow::Result<Ex
 }
 
 /// Removes the cluster and devenv's own files of it; says whether there was anything. What the cache holds (the store,
-/// built programs) belongs to all environments and stays.
-pub async fn remove(context: &Context, environment: &Environment) -> anyhow::Result<bool> {
-    let step = context.events.step("cluster");
+/// built programs) belongs to all environments and stays. `within` is the step that this is a part of, if it is one.
+pub async fn remove(
+    context: &Context,
+    environment: &Environment,
+    within: Option<&Step>,
+) -> anyhow::Result<bool> {
+    let begin = |name: &str| match within {
+        Some(step) => step.child(name),
+        None => context.events.step(name),
+    };
+    let step = begin("cluster");
     let docker = docker::connect().await?;
     let nodes = cluster::nodes(&docker, environment).await?;
     cluster::saved::remove_helpers(&docker, environment).await?;
@@ -81,7 +90,7 @@ pub async fn remove(context: &Context, environment: &Environment) -> anyhow::Res
         Some(what) => step.done(format!("removed {what}")),
     }
 
-    let step = context.events.step("names");
+    let step = begin("names");
     let unwired = names::unwire(context, environment, &step).await?;
     match &unwired {
         Unwired::Changed => step.done("taken out of the hosts file"),
@@ -93,7 +102,7 @@ pub async fn remove(context: &Context, environment: &Environment) -> anyhow::Res
         context.events.notice(notice);
     }
 
-    let step = context.events.step("files");
+    let step = begin("files");
     let own = [
         context.paths.environment(&environment.id),
         context.paths.git(&environment.id),

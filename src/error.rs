@@ -11,19 +11,37 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// Everything asked for is there and proven.
-    Ready = 0,
+    Ready,
     /// A step failed.
-    StepFailed = 1,
+    StepFailed,
     /// The input is wrong; found before anything was touched.
-    WrongInput = 2,
+    WrongInput,
     /// Up, but a check failed.
-    CheckFailed = 3,
+    CheckFailed,
     /// Up, but the names are not wired.
-    NamesNotWired = 4,
+    NamesNotWired,
     /// Interrupted (SIGINT).
-    Interrupted = 130,
+    Interrupted,
     /// Terminated (SIGTERM).
-    Terminated = 143,
+    Terminated,
+    /// What the command of `devenv run` ended with.
+    Command(u8),
+}
+
+impl Exit {
+    /// As the system takes it.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Ready => 0,
+            Self::StepFailed => 1,
+            Self::WrongInput => 2,
+            Self::CheckFailed => 3,
+            Self::NamesNotWired => 4,
+            Self::Interrupted => 130,
+            Self::Terminated => 143,
+            Self::Command(code) => code,
+        }
+    }
 }
 
 /// A signal that asks devenv to stop.
@@ -134,6 +152,16 @@ pub enum Failure {
         /// What to type next.
         hint: String,
     },
+    /// It failed, and what it had made was removed again, so that the remedy is another one.
+    #[error("{story}")]
+    Removed {
+        /// What failed, from the outside in.
+        story: String,
+        /// The exit code that goes with it.
+        exit: Exit,
+        /// What to type to see more next time.
+        hint: String,
+    },
     /// Something else failed that has a remedy.
     #[error("{message}")]
     Other {
@@ -158,6 +186,7 @@ pub fn explain(error: &anyhow::Error) -> (Exit, Option<String>) {
     match failure {
         Failure::Input(_) => (Exit::WrongInput, None), // each mistake carries its own help
         Failure::Usage { hint, .. } => (Exit::WrongInput, Some(hint.clone())),
+        Failure::Removed { exit, hint, .. } => (*exit, Some(hint.clone())),
         Failure::Stopped(Signal::Interrupt) => (Exit::Interrupted, Some(RESUME.to_owned())),
         Failure::Stopped(Signal::Terminate) => (Exit::Terminated, Some(RESUME.to_owned())),
         Failure::CommandFailed { hint, .. } => {

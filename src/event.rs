@@ -5,8 +5,8 @@
 //! [`Step::done`] or [`Step::unchanged`], or, when it is dropped on the way out of an error or an interrupt, as
 //! [`Outcome::Failed`] or [`Outcome::Stopped`].
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -149,6 +149,8 @@ pub struct Events {
     stop: Stop,
     /// The parent of the last step that failed, which fails next; see [`Events::gives_up`].
     failing: Arc<AtomicU64>,
+    /// What was sent since [`Events::remember`].
+    memory: Arc<OnceLock<Mutex<Vec<Timed>>>>,
 }
 
 /// No step's number: nothing has failed yet.
@@ -171,6 +173,7 @@ impl Events {
                 last_step: Arc::default(),
                 stop,
                 failing: Arc::new(AtomicU64::new(NOTHING_FAILED)),
+                memory: Arc::default(),
             },
             receiver,
         )
@@ -194,6 +197,29 @@ impl Events {
     /// The command's last word.
     pub fn verdict(&self, text: impl Into<String>) {
         self.send(Event::Verdict { text: text.into() });
+    }
+
+    /// What failed so far was told: what fails next is a failure of its own.
+    pub fn begin_anew(&self) {
+        self.failing.store(NOTHING_FAILED, Ordering::Relaxed);
+    }
+
+    /// From now on everything is remembered, for whoever wants to write it down.
+    pub fn remember(&self) {
+        self.memory.get_or_init(Mutex::default);
+    }
+
+    /// What was sent since then, but for bytes on their way.
+    pub fn remembered(&self) -> Vec<Timed> {
+        self.memory
+            .get()
+            .map(|memory| {
+                memory
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone()
+            })
+            .unwrap_or_default()
     }
 
     /// Borrows the terminal from the reporter, once that has written all that came before.
@@ -238,11 +264,18 @@ impl Events {
     }
 
     fn send(&self, event: Event) {
-        // The receiver is gone only when the reporter has ended, and then nobody is left to tell.
-        let _ = self.sender.send(Timed {
+        let timed = Timed {
             at: Instant::now(),
             event,
-        });
+        };
+        if let Some(memory) = self.memory.get()
+            && !matches!(&timed.event, Event::Bytes { done, total, .. } if done != total)
+        {
+            let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+            memory.push(timed.clone());
+        }
+        // The receiver is gone only when the reporter has ended, and then nobody is left to tell.
+        let _ = self.sender.send(timed);
     }
 }
 
@@ -289,6 +322,11 @@ impl Step {
     /// Ends the step: something was changed.
     pub fn done(self, text: impl Into<String>) {
         self.end(Outcome::Done, text.into());
+    }
+
+    /// Ends the step: it failed, and that is no error of devenv's own.
+    pub fn failed(self, text: impl Into<String>) {
+        self.end(Outcome::Failed, text.into());
     }
 
     /// Ends the step: there was nothing to do.

@@ -4,6 +4,7 @@
 //! Every child is the leader of its own process group, so that Ctrl-C reaches devenv alone and devenv ends the whole family
 //! in order: SIGTERM, ten seconds, SIGKILL; only one that may ask for a password stays in front ([`run_at_terminal`]). The exit status is always looked at, and the last lines of stderr are never lost.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -18,13 +19,16 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::FusedFuture;
-use nix::sys::signal::{Signal as UnixSignal, killpg};
-use nix::unistd::Pid;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::{Child, ChildStdin, Command};
+use nix::sys::signal::{SigSet, Signal as UnixSignal, killpg};
+use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
+};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::error::Failure;
 use crate::event::Step;
+use crate::family::{self, Mark};
 use crate::stop::Stop;
 
 /// More than any of our programs has to say; beyond it the call fails rather than returning a part.
@@ -34,7 +38,7 @@ const TAIL: usize = 20;
 /// A line without an end is cut here.
 const LINE_LIMIT: usize = 4096;
 /// Between SIGTERM and SIGKILL; tests are in a hurry.
-const GRACE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
+pub(crate) const GRACE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
 /// How long a pipe is read after the child's end, in case a grandchild holds it open.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -55,7 +59,7 @@ pub struct Cmd {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Variable {
-    name: &'static str,
+    name: Cow<'static, str>,
     value: Value,
 }
 
@@ -133,15 +137,19 @@ impl Cmd {
     }
 
     /// One more variable in the child's environment.
-    pub fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
-        let value = Value::Plain(value.into());
+    pub fn env(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<OsString>) -> Self {
+        let (name, value) = (name.into(), Value::Plain(value.into()));
         self.variables.push(Variable { name, value });
         self
     }
 
     /// One more variable, whose value is shown nowhere.
-    pub fn secret_env(mut self, name: &'static str, value: impl Into<Vec<u8>>) -> Self {
-        let value = Value::Secret(Secret(value.into()));
+    pub fn secret_env(
+        mut self,
+        name: impl Into<Cow<'static, str>>,
+        value: impl Into<Vec<u8>>,
+    ) -> Self {
+        let (name, value) = (name.into(), Value::Secret(Secret(value.into())));
         self.variables.push(Variable { name, value });
         self
     }
@@ -200,7 +208,7 @@ impl fmt::Debug for Secret {
 }
 
 /// As one word of a POSIX shell.
-fn quoted(word: &OsStr) -> String {
+pub fn quoted(word: &OsStr) -> String {
     let word = word.to_string_lossy();
     let plain =
         |character: char| character.is_ascii_alphanumeric() || "%+,-./:=@_".contains(character);
@@ -287,6 +295,148 @@ pub async fn run_at_terminal(cmd: &Cmd, stop: &Stop) -> anyhow::Result<Output> {
         stdout,
         stderr_tail: String::new(),
     })
+}
+
+/// What a program that ran in front came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit code; of one that a signal ended 128 and the signal's number, as shells have it.
+    pub code: u8,
+    /// The same in words.
+    pub described: String,
+    /// What it left running, which was ended too.
+    pub left: Vec<String>,
+}
+
+/// Runs a program in devenv's place: with its stdin, stdout and stderr, and at a terminal in front, so that Ctrl-C reaches the
+/// program and not devenv. Borrow the terminal for it. What is left of its family afterwards is ended; when `stop` is requested,
+/// all of it is.
+pub async fn run_in_front(cmd: &Cmd, stop: &Stop, family: &Mark) -> anyhow::Result<Ended> {
+    stop.check()?;
+    let mut command = prepared(cmd)?;
+    command
+        .stdin(Stdio::inherit())
+        .stdout(Stdio::inherit())
+        .stderr(Stdio::inherit())
+        .process_group(0);
+    let child = spawned(&mut command, cmd).await?;
+    let leader = child.id().map(|id| Pid::from_raw(id.cast_signed()));
+    let mut group = Group { child, leader };
+    let front = leader.and_then(Front::lend);
+    let end = loop {
+        tokio::select! {
+            end = group.end(stop, None) => break end,
+            () = tokio::time::sleep(Duration::from_millis(100)), if front.is_some() => {
+                // It was faster at reading than we were at lending; or somebody typed Ctrl-Z, for which there is no way back.
+                if let Some(leader) = leader && family::is_stopped(leader) {
+                    let _ = killpg(leader, UnixSignal::SIGCONT);
+                }
+            }
+        }
+    };
+    drop(front);
+    let left = match &end {
+        End::Exited(_) => family::members(family),
+        End::Stopped | End::Late(_) => Vec::new(),
+    };
+    group.leader = leader.filter(|leader| lives(*leader));
+    group.terminate().await;
+    family::end(family).await;
+    match end {
+        End::Exited(status) => {
+            let status = status.with_context(|| format!("can't wait for `{cmd}`"))?;
+            let code = status
+                .code()
+                .or_else(|| status.signal().map(|signal| 128 + signal));
+            Ok(Ended {
+                code: code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
+                described: described(status),
+                left: left.iter().map(ToString::to_string).collect(),
+            })
+        }
+        End::Stopped | End::Late(_) => Err(stop.error()),
+    }
+}
+
+/// The terminal, lent to a process group, which is in front until this is dropped.
+struct Front {
+    own: Pid,
+}
+
+impl Front {
+    /// Nothing where devenv itself isn't in front of a terminal.
+    fn lend(to: Pid) -> Option<Self> {
+        let own = getpgrp();
+        if tcgetpgrp(io::stdin()) != Ok(own) {
+            return None;
+        }
+        put_in_front(to);
+        Some(Self { own })
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        put_in_front(self.own);
+    }
+}
+
+fn put_in_front(group: Pid) {
+    // Whoever gives the terminal away without being in front is stopped by this signal, unless it is blocked.
+    let mut signals = SigSet::empty();
+    signals.add(UnixSignal::SIGTTOU);
+    let _ = signals.thread_block();
+    let _ = tcsetpgrp(io::stdin(), group);
+    let _ = signals.thread_unblock();
+}
+
+/// A program that goes on when devenv ends, and that devenv talks to in lines.
+#[derive(Debug)]
+pub struct Apart {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+}
+
+/// Starts a program that isn't ended with devenv.
+pub async fn start_apart(cmd: &Cmd) -> anyhow::Result<Apart> {
+    let mut command = prepared(cmd)?;
+    command
+        .stdin(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .kill_on_drop(false);
+    let mut child = spawned(&mut command, cmd).await?;
+    let stdin = child.stdin.take();
+    let stdout = child.stdout.take().context("a pipe was asked for")?;
+    Ok(Apart {
+        child,
+        stdin,
+        stdout: BufReader::new(stdout),
+    })
+}
+
+impl Apart {
+    /// The next line it says, or nothing if it says none in time.
+    pub async fn line(&mut self, within: Duration) -> String {
+        let mut line = String::new();
+        let _ = tokio::time::timeout(within, self.stdout.read_line(&mut line)).await;
+        line.trim_end().to_owned()
+    }
+
+    /// Tells it something.
+    pub async fn say(&mut self, line: &str) -> anyhow::Result<()> {
+        let stdin = self.stdin.as_mut().context("it was told to end")?;
+        stdin
+            .write_all(format!("{line}\n").as_bytes())
+            .await
+            .with_context(|| format!("say `{line}` to a process that stands by"))
+    }
+
+    /// Says nothing more, and waits until it has ended.
+    pub async fn end(&mut self) {
+        self.stdin = None;
+        let _ = tokio::time::timeout(GRACE, self.child.wait()).await;
+    }
 }
 
 /// How the wait for a child ended.
@@ -459,9 +609,9 @@ fn prepared(cmd: &Cmd) -> anyhow::Result<Command> {
         .kill_on_drop(true);
     for Variable { name, value } in &cmd.variables {
         match value {
-            Value::Plain(value) => command.env(name, value),
+            Value::Plain(value) => command.env(&**name, value),
             Value::Secret(Secret(value)) => command.env(
-                name,
+                &**name,
                 <OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(value),
             ),
         };

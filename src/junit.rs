@@ -21,13 +21,12 @@ pub fn refuse_unwritable(file: &Path) -> anyhow::Result<()> {
     })
 }
 
-/// Writes the results.
-pub fn write(file: &Path, environment: &str, checked: &[Checked]) -> anyhow::Result<()> {
-    std::fs::write(file, text(environment, checked))
-        .with_context(|| format!("write {}", file.display()))
+/// Writes the results, as a suite of this name.
+pub fn write(file: &Path, suite: &str, checked: &[Checked]) -> anyhow::Result<()> {
+    std::fs::write(file, text(suite, checked)).with_context(|| format!("write {}", file.display()))
 }
 
-fn text(environment: &str, checked: &[Checked]) -> String {
+fn text(suite: &str, checked: &[Checked]) -> String {
     let failures = count(checked, Verdict::Failed);
     let skipped = count(checked, Verdict::Excluded) + count(checked, Verdict::NotWired);
     let time: f64 = checked
@@ -36,8 +35,8 @@ fn text(environment: &str, checked: &[Checked]) -> String {
         .fold(0.0, f64::max);
     let mut text = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-         <testsuite name=\"devenv check {}\" tests=\"{}\" failures=\"{failures}\" errors=\"0\" skipped=\"{skipped}\" time=\"{time:.3}\">\n",
-        escaped(environment),
+         <testsuite name=\"{}\" tests=\"{}\" failures=\"{failures}\" errors=\"0\" skipped=\"{skipped}\" time=\"{time:.3}\">\n",
+        escaped(suite),
         checked.len(),
     );
     for checked in checked {
@@ -98,7 +97,7 @@ mod tests {
             seconds: 0.25,
         };
         insta::assert_snapshot!(
-            text("dev", &[
+            text("devenv check dev", &[
                 checked("gateway a.local", Verdict::Passed, "200"),
                 checked("mesh strict", Verdict::Failed, "\"no\"\u{1}\nline <2>"),
                 checked("name a.local", Verdict::NotWired, "isn't known"),

@@ -17,8 +17,11 @@
 //!                     ▼
 //!                   ready, or an error with its reason and a hint
 //! ```
-//! [`down`], [`reset`], [`sync`], [`status`], [`check`], [`secrets`], [`hosts`], [`trust`], [`init`] and [`plan`] are recipes of
-//! the same parts; each reads from top to bottom.
+//! [`mod@run`] is up, a command, down; a [`guard`] stands beside it for the day on which it is killed, and [`family`] finds all
+//! that it started. [`evidence`] is what a CI system keeps of a run, with secrets made unreadable by [`mask`].
+//!
+//! [`down`], [`reset`], [`sync`], [`status`], [`check`], [`secrets`], [`stock`], [`hosts`], [`trust`], [`init`] and [`plan`] are
+//! recipes of the same parts; each reads from top to bottom.
 //!
 //! # Invariants
 //! - State is observed, never remembered: Docker's containers, the API server and the files are asked anew each time, and
@@ -41,8 +44,11 @@ pub mod down;
 pub mod environment;
 pub mod error;
 pub mod event;
+pub mod evidence;
 pub mod exec;
+pub mod family;
 pub mod gitops;
+pub mod guard;
 pub mod hosts;
 pub mod images;
 pub mod init;
@@ -51,6 +57,7 @@ pub mod junit;
 pub mod kube;
 pub mod kustomize;
 pub mod lock;
+pub mod mask;
 pub mod names;
 pub mod need;
 pub mod paths;
@@ -59,9 +66,11 @@ pub mod plan;
 pub mod quantity;
 pub mod report;
 pub mod reset;
+pub mod run;
 pub mod secrets;
 pub mod snapshot;
 pub mod status;
+pub mod stock;
 pub mod stop;
 pub mod store;
 pub mod suggest;
@@ -104,13 +113,21 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
         timeout,
     };
     match command {
-        Command::Up(arguments) => up::up(&context, arguments.plan).await,
+        Command::Up(arguments) => up::up(&context, &arguments).await,
         Command::Down(arguments) => down::down(&context, arguments.keep).await,
         Command::Reset(arguments) => reset::reset(&context, arguments.rebuild).await,
         Command::Snapshot { command } => snapshot::snapshot(&context, command, output).await,
-        Command::Sync(arguments) => sync::sync(&context, arguments.prune).await,
-        Command::Status => {
+        Command::Run(arguments) => run::run(&context, &arguments).await,
+        Command::Guard { mark } => guard::guard(&context, &mark).await,
+        Command::Sync(arguments) => sync::sync(&context, &arguments).await,
+        Command::Status(arguments) if arguments.watch => status::watch(&context, output).await,
+        Command::Status(_) => {
             let (exit, text) = status::status(&context, output).await?;
+            report::data(&text)?;
+            Ok(exit)
+        }
+        Command::Images { what } => {
+            let (exit, text) = stock::images(&context, what, output)?;
             report::data(&text)?;
             Ok(exit)
         }
@@ -119,7 +136,7 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
         // Has been done above: it is not to need anything of a user's.
         Command::HostsHelper => Ok(Exit::Ready),
         Command::Check(arguments) => {
-            let (exit, text) = check::check(&context, output, arguments.junit.as_deref()).await?;
+            let (exit, text) = check::check(&context, output, &arguments.evidence).await?;
             if output == cli::Output::Text {
                 report::data(&text)?;
             }

@@ -2,15 +2,17 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use devenv::cli::{Cli, Output};
+use clap::{CommandFactory as _, FromArgMatches as _};
+use devenv::cli::{Cli, Command, Output};
 use devenv::error::{Exit, Failure, Signal};
 use devenv::event::Events;
 use devenv::report::{self, Flags, Format, Style};
 use devenv::stop::Stop;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let title = format!("devenv {}", matches.subcommand_name().unwrap_or_default());
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let style = Style::from_process(Flags {
         format: match cli.global.output {
             Output::Text => Format::Text,
@@ -19,6 +21,7 @@ fn main() -> ExitCode {
         quiet: cli.global.quiet,
         verbose: cli.global.verbose,
         color: cli.global.color,
+        shows_checks: matches!(cli.command, Command::Check(_)),
     });
     log(cli.global.verbose);
     // One TLS library, one provider of its cryptography, for everything that talks TLS.
@@ -36,13 +39,13 @@ fn main() -> ExitCode {
             ));
         }
     };
-    let exit = runtime.block_on(run(cli, style));
+    let exit = runtime.block_on(run(cli, &title, style));
     // A task that still reads a pipe of somebody's must not keep the program.
     runtime.shutdown_background();
     code(exit)
 }
 
-async fn run(cli: Cli, style: Style) -> Exit {
+async fn run(cli: Cli, title: &str, style: Style) -> Exit {
     let (stop, second_signal) = match Stop::on_signals() {
         Ok(stop) => stop,
         Err(error) => return report::error(&anyhow::anyhow!("listen for signals: {error}"), style),
@@ -55,8 +58,12 @@ async fn run(cli: Cli, style: Style) -> Exit {
         signal = second_signal => return at_once(signal.unwrap_or(Signal::Interrupt)),
     };
     // The error comes after the last event, never between two.
-    let _ = reporter.await;
-    ended.unwrap_or_else(|error| report::error(&without_detail_of_a_stop(error), style))
+    let summary = reporter.await;
+    let ended = ended.map_err(without_detail_of_a_stop);
+    if let Ok(summary) = summary {
+        report::job_summary(title, &summary, ended.as_ref().err(), style);
+    }
+    ended.unwrap_or_else(|error| report::error(&error, style))
 }
 
 /// Whoever stopped devenv needn't be told at which of the things that ran side by side it was noticed first.
@@ -75,7 +82,7 @@ fn at_once(signal: Signal) -> Exit {
 }
 
 fn code(exit: Exit) -> ExitCode {
-    ExitCode::from(exit as u8)
+    ExitCode::from(exit.code())
 }
 
 /// The libraries' own logs, for whoever asks with -vv or `DEVENV_LOG`; product output is events.

@@ -105,6 +105,11 @@ impl Paths {
     pub fn lock(&self, environment: &str) -> PathBuf {
         self.runtime.join(format!("{environment}.lock"))
     }
+
+    /// The lock that a `devenv run` holds from its beginning to its end, besides.
+    pub fn run_lock(&self, environment: &str) -> PathBuf {
+        self.runtime.join(format!("{environment}.run.lock"))
+    }
 }
 
 /// Makes sure that the folder is there and that nobody but us can look into it or write to it. A folder that belongs to

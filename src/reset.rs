@@ -36,8 +36,8 @@ pub async fn reset(context: &Context, rebuild: bool) -> anyhow::Result<Exit> {
         "{} is made anew: whatever was changed in its cluster is lost",
         environment.name
     ));
-    down::remove(context, environment).await?;
-    up::bring_up(context, &inputs, false).await
+    down::remove(context, environment, None).await?;
+    Ok(up::bring_up(context, &inputs, false).await?.exit)
 }
 
 /// Puts a snapshot back, and proves that what comes of it is well.
@@ -58,7 +58,7 @@ pub async fn go_back(
     let step = context.events.step("state");
     saved::restore(docker, environment, nodes, &snapshot.name, &step).await?;
     step.done(format!("{} is back", snapshot.name));
-    up::bring_up(context, inputs, true).await
+    Ok(up::bring_up(context, inputs, true).await?.exit)
 }
 
 /// The state that passed all checks, or why there is nothing to go back to.

@@ -9,10 +9,8 @@ use crate::docker;
 use crate::error::{Exit, Failure};
 use crate::gitops::tree::authority;
 use crate::inputs::{self, Inputs};
+use crate::mask::MASK;
 use crate::{checks, cluster};
-
-/// What stands for a password that nobody asked to see.
-const MASK: &str = "********";
 
 /// One login, as it stands in `-o json`.
 #[derive(Debug, Serialize)]

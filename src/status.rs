@@ -1,5 +1,7 @@
 //! `devenv status`: what is, as it is. Looks, and changes nothing.
 
+use std::time::{Duration, Instant};
+
 use serde::Serialize;
 
 use crate::bundle::Bundle;
@@ -7,15 +9,15 @@ use crate::cli::Output;
 use crate::cluster::{self, Found};
 use crate::context::Context;
 use crate::docker;
-use crate::error::Exit;
+use crate::error::{Exit, explain};
 use crate::gitops::settle::applications;
 use crate::gitops::waves::{App, short};
 use crate::gitops::{argocd, explain};
-use crate::inputs;
 use crate::kube::get;
+use crate::{inputs, report};
 
 /// Everything `status` tells, as it stands in `-o json`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
     environment: String,
@@ -25,7 +27,7 @@ pub struct Status {
     ready: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 struct Cluster {
     name: String,
     provider: String,
@@ -35,7 +37,7 @@ struct Cluster {
     kubeconfig: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 struct Workload {
     name: &'static str,
     ready: bool,
@@ -43,7 +45,7 @@ struct Workload {
     waits_for: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Application {
     name: String,
@@ -67,6 +69,123 @@ pub async fn status(context: &Context, output: Output) -> anyhow::Result<(Exit, 
         Output::Text => status.to_string(),
     };
     Ok((exit, text))
+}
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Looks again and again, until a signal: at a terminal drawn over itself, elsewhere a line for each change, for programs an
+/// object for each state. An error is a state like another.
+pub async fn watch(context: &Context, output: Output) -> anyhow::Result<Exit> {
+    // A mistake in a file doesn't mend itself.
+    inputs::load(&context.selector, &context.directory)?;
+    let screen = report::Screen::of_stdout(output == Output::Text);
+    let began = Instant::now();
+    let mut before = None;
+    loop {
+        let Ok(seen) = context.stop.or(look(context)).await else {
+            return Ok(explain(&context.stop.error()).0);
+        };
+        let seen = seen.map_err(|error| format!("{error:#}"));
+        if before.as_ref() != Some(&seen) {
+            let text = match (&seen, output, &screen) {
+                (Ok(status), Output::Json, _) => format!("{}\n", serde_json::to_string(status)?),
+                (Err(error), Output::Json, _) => {
+                    format!("{}\n", serde_json::json!({ "error": error }))
+                }
+                (Ok(status), Output::Text, Some(_)) => status.to_string(),
+                (Err(error), Output::Text, Some(_)) => format!("{error}\n"),
+                (seen, Output::Text, None) => {
+                    let at = began.elapsed().as_secs_f64();
+                    changes(before.as_ref(), seen)
+                        .iter()
+                        .map(|line| format!("[{at:>5.1}s] {line}\n"))
+                        .collect()
+                }
+            };
+            match &screen {
+                Some(screen) => screen.draw(&text),
+                None => report::data(&text)?,
+            }
+            before = Some(seen);
+        }
+        if context.stop.or(tokio::time::sleep(PAUSE)).await.is_err() {
+            return Ok(explain(&context.stop.error()).0);
+        }
+    }
+}
+
+/// What is other than before, a line each.
+fn changes(before: Option<&Result<Status, String>>, after: &Result<Status, String>) -> Vec<String> {
+    let status = match after {
+        Ok(status) => status,
+        Err(error) => return vec![error.replace('\n', " ")],
+    };
+    let before = before.and_then(|before| before.as_ref().ok());
+    let known = before.map(parts).unwrap_or_default();
+    let names = |status: &Status| -> Vec<String> {
+        let applications = status.applications.iter();
+        applications
+            .map(|application| application.name.clone())
+            .collect()
+    };
+    let now = names(status);
+    let gone = before.map(names).unwrap_or_default().into_iter();
+    let gone = gone
+        .filter(|name| !now.contains(name))
+        .map(|name| format!("{name}: gone"));
+    parts(status)
+        .into_iter()
+        .filter(|line| !known.contains(line))
+        .chain(gone)
+        .collect()
+}
+
+/// Everything that a status says, a line each.
+fn parts(status: &Status) -> Vec<String> {
+    let waits = |text: &str| match text {
+        "" => String::new(),
+        text => format!(": {text}"),
+    };
+    let Cluster {
+        name,
+        state,
+        detail,
+        ..
+    } = &status.cluster;
+    let mut parts = vec![format!("cluster {name}: {state}{}", waits(detail))];
+    parts.extend(status.argo_cd.iter().map(|workload| match workload.ready {
+        true => format!("{}: ready", workload.name),
+        false => format!("{}: not ready{}", workload.name, waits(&workload.waits_for)),
+    }));
+    for Application {
+        name,
+        sync,
+        health,
+        revision,
+        waits_for,
+        ..
+    } in &status.applications
+    {
+        let state: Vec<&str> = [sync.as_str(), health.as_str()]
+            .into_iter()
+            .filter(|word| !word.is_empty())
+            .collect();
+        let at = match revision.as_str() {
+            "" => String::new(),
+            revision => format!(" at {}", short(revision)),
+        };
+        parts.push(format!(
+            "{name}: {}{at}{}",
+            state.join(", "),
+            waits(waits_for)
+        ));
+    }
+    parts.push(match status.ready {
+        true => "all is ready".to_owned(),
+        false => "not all is ready".to_owned(),
+    });
+    parts
 }
 
 async fn look(context: &Context) -> anyhow::Result<Status> {
@@ -285,5 +404,81 @@ impl std::fmt::Display for Status {
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(health: &str, waits_for: &str) -> Status {
+        Status {
+            environment: "dev".to_owned(),
+            cluster: Cluster {
+                name: "devenv-dev".to_owned(),
+                provider: "kind".to_owned(),
+                state: "running",
+                detail: String::new(),
+                nodes: Vec::new(),
+                kubeconfig: String::new(),
+            },
+            argo_cd: vec![Workload {
+                name: "argocd-server",
+                ready: true,
+                waits_for: String::new(),
+            }],
+            applications: vec![Application {
+                name: "keycloak".to_owned(),
+                wave: 4,
+                sync: "Synced".to_owned(),
+                health: health.to_owned(),
+                revision: "4f2a91cffff".to_owned(),
+                waits_for: waits_for.to_owned(),
+            }],
+            ready: waits_for.is_empty(),
+        }
+    }
+
+    #[test]
+    fn only_what_is_other_is_told() {
+        let first = Ok(status("Progressing", "pod keycloak-0: not ready"));
+        let second = Ok(status("Healthy", ""));
+        let gone = Ok(Status {
+            applications: Vec::new(),
+            ..status("", "")
+        });
+        let failed = Err("Docker isn't running\nat all".to_owned());
+        let told = [
+            changes(None, &first),
+            changes(Some(&first), &second),
+            changes(Some(&second), &gone),
+            changes(Some(&second), &failed),
+            changes(Some(&failed), &gone),
+        ];
+        insta::assert_debug_snapshot!(told, @r#"
+        [
+            [
+                "cluster devenv-dev: running",
+                "argocd-server: ready",
+                "keycloak: Synced, Progressing at 4f2a91c: pod keycloak-0: not ready",
+                "not all is ready",
+            ],
+            [
+                "keycloak: Synced, Healthy at 4f2a91c",
+                "all is ready",
+            ],
+            [
+                "keycloak: gone",
+            ],
+            [
+                "Docker isn't running at all",
+            ],
+            [
+                "cluster devenv-dev: running",
+                "argocd-server: ready",
+                "all is ready",
+            ],
+        ]
+        "#);
     }
 }

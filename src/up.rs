@@ -22,6 +22,7 @@ use crate::context::Context;
 use crate::docker::{self, Docker, Node};
 use crate::error::Exit;
 use crate::event::Step;
+use crate::evidence::{self, Told};
 use crate::gitops::provide::Provisions;
 use crate::gitops::settle::{Arrived, Goal, settle};
 use crate::gitops::waves::short;
@@ -33,14 +34,15 @@ use crate::lock;
 use crate::names::{self, Wired, loopback, tls};
 use crate::store::{self, Store};
 use crate::wait::{Look, Wait, wait_for};
-use crate::{check, plan, yaml};
+use crate::{check, cli, plan, yaml};
 
-/// Brings the environment up; `plan_only` says what that would be, and touches nothing.
-pub async fn up(context: &Context, plan_only: bool) -> anyhow::Result<Exit> {
+/// Brings the environment up, or only says what that would be, and touches nothing.
+pub async fn up(context: &Context, arguments: &cli::Up) -> anyhow::Result<Exit> {
     let inputs = inputs::load(&context.selector, &context.directory)?;
-    if plan_only {
+    if arguments.plan {
         return plan::show(context, &inputs).await;
     }
+    evidence::prepare(context, &arguments.evidence)?;
     let _lock = lock::acquire(
         &context.paths.lock(&inputs.environment.id),
         "devenv up",
@@ -48,11 +50,30 @@ pub async fn up(context: &Context, plan_only: bool) -> anyhow::Result<Exit> {
         &context.stop,
     )
     .await?;
-    bring_up(context, &inputs, false).await
+    let proven = bring_up(context, &inputs, false).await;
+    let told = match &proven {
+        Ok(Proven { exit, checked }) => Told::ended("up", *exit, checked),
+        Err(error) => Told::failed("up", error),
+    };
+    evidence::keep(context, &inputs, &arguments.evidence, &told).await;
+    Ok(proven?.exit)
+}
+
+/// What bringing it up came to.
+#[derive(Debug)]
+pub struct Proven {
+    /// The exit code.
+    pub exit: Exit,
+    /// Every check.
+    pub checked: Vec<Checked>,
 }
 
 /// The work of `up`, with the lock held. `restarted` says that the nodes were just started again.
-pub async fn bring_up(context: &Context, inputs: &Inputs, restarted: bool) -> anyhow::Result<Exit> {
+pub async fn bring_up(
+    context: &Context,
+    inputs: &Inputs,
+    restarted: bool,
+) -> anyhow::Result<Proven> {
     say_what_is_left_out(context, inputs);
     let docker = docker::connect().await?;
     let nodes = cluster::nodes(&docker, &inputs.environment).await?;
@@ -139,7 +160,10 @@ pub async fn bring_up(context: &Context, inputs: &Inputs, restarted: bool) -> an
         "{what}: {total} of {total} applications healthy at {}; checks: {proof}",
         short(&applied.revision)
     ));
-    Ok(exit)
+    Ok(Proven {
+        exit,
+        checked: proven,
+    })
 }
 
 /// Saves the state that has just passed all checks, for `reset`; one that nothing changed since is kept. That it can't be saved

@@ -46,7 +46,7 @@ for name; do
 done"#;
 
 /// Makes the node, where the engine has one to come, and then goes on until it is told to end.
-const SLOW_KIND: &str = r#"
+pub(crate) const SLOW_KIND: &str = r#"
 touch "$ENGINE/devenv-dev-control-plane"
 sleep 300 &
 trap 'echo asked > "$CALLS/asked"; exit 1' TERM
@@ -57,7 +57,7 @@ kill $!
 echo "ERROR: told to end" >&2
 exit 1"#;
 
-const KIND_FAILS: &str = r#"
+pub(crate) const KIND_FAILS: &str = r#"
 touch "$ENGINE/devenv-dev-control-plane"
 echo "Ensuring node image" >&2
 echo "ERROR: failed to create cluster: no space left on device" >&2
@@ -83,7 +83,7 @@ nodes:
 ";
 
 /// A small project: one node, one bundle without images, everything built.
-fn project() -> Test {
+pub(crate) fn project() -> Test {
     Test::new()
         .file("cluster-configs/dev.yaml", ENVIRONMENT)
         .publishing(free_port(), free_port())
@@ -1137,8 +1137,10 @@ fn help_and_completions() {
       snapshot     Save, list, restore or remove named states of the environment
       status       Show what is: the cluster, Argo CD, each application and what it waits for
       check        Prove again, through the front door, that what is up works
+      run          Bring the environment up, run a command in it, remove the environment again
       secrets      Show the generated logins, with their addresses
       sync         Push the working tree, uncommitted changes included, and wait until it is applied
+      images       Show which images and files the environment needs, or a key for a cache of them
       hosts        Show, apply or remove the environment's names in the hosts file
       trust        Let this machine trust the CA that signs the platform's certificates, or no longer
       init         Write the default bundles and cluster configs into a folder, ready to edit
@@ -1171,9 +1173,11 @@ fn help_and_completions() {
       devenv up                        create or repair the environment `dev`
       devenv up --plan                 what `up` would do, touching nothing
       devenv sync                      push the working tree, wait until it is applied
+      devenv sync --watch              the same on every change of a file, until Ctrl-C
       devenv status -o json            what is there, for a program
       devenv hosts show                the names in the hosts file, and what is in their way
       devenv check                     prove again that everything works
+      devenv run -- scripts/e2e        up, the command with KUBECONFIG and addresses set, down
       devenv secrets --show            the logins
       KUBECONFIG=$(devenv kubeconfig) kubectl get pods -A
       devenv down                      remove all that `up` made
@@ -1183,6 +1187,7 @@ fn help_and_completions() {
       1    a step failed                       4    up, but the names are not wired
       2    the input is wrong (nothing was     130  interrupted
            touched)                            143  terminated
+      `devenv run` ends with its command's.
     ");
     for (shell, part) in [
         ("bash", "complete -F _devenv"),

@@ -104,6 +104,12 @@ impl Test {
         self
     }
 
+    /// devenv itself, in the place of a part of it.
+    pub(crate) fn devenv(mut self) -> Self {
+        self.program = Program::Devenv;
+        self
+    }
+
     /// Started by another program of the system, which gets devenv and its arguments behind its own.
     pub(crate) fn under<'a>(mut self, starter: impl IntoIterator<Item = &'a str>) -> Self {
         self.starter = starter.into_iter().map(str::to_owned).collect();
@@ -342,14 +348,14 @@ impl Test {
     }
 
     /// Without what differs from run to run: the temporary folder, times, process ids, digests.
-    fn redacted(&self, text: &str) -> String {
+    pub(crate) fn redacted(&self, text: &str) -> String {
         static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
             [
                 (r"\bsha256:[0-9a-f]{64}\b", "sha256:[digest]"),
                 (r"\b([0-9a-f]{40,64}|[0-9a-f]{12})\b", "[id]"),
                 (r"/[^ ]*/engine-\w{6}", "[engine]"),
                 (r"\b(pid|kill) \d+", "$1 [pid]"),
-                (r"/[^ ]*/\.tmp\w{6}", "[scratch]"),
+                (r"(\[temp\])?/[^ ]*/\.tmp\w{6}", "[scratch]"),
                 (r"\[ *\d+\.\ds\]", "[time]"),
                 (r"  +\d+\.\d ?s\b", "  [time]"),
                 (r"\b\d+\.\d ?s\b", "[time]"),

@@ -7,6 +7,7 @@
 mod bad_days;
 mod broken;
 mod browser;
+mod ci;
 mod commands;
 mod e2e;
 mod engine;
@@ -15,6 +16,7 @@ mod hosts;
 mod k3d;
 mod processes;
 mod report;
+mod run;
 mod trial;
 #[cfg(target_os = "linux")]
 mod trust;

@@ -4,20 +4,30 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::ColorChoice;
+use clap::{ColorChoice, Parser as _};
+use devenv::cli::{Cli, Command};
+use devenv::context::Context;
+use devenv::error::Exit;
 use devenv::event::Events;
 use devenv::exec::{self, Cmd};
 use devenv::lock;
+use devenv::paths::Paths;
 use devenv::report::{self, Flags, Format, Style};
+use devenv::run;
 use devenv::stop::Stop;
+use devenv::up::Proven;
 
 /// What `main` does around a command.
+fn program(work: impl AsyncFnOnce(&Events, &Stop) -> anyhow::Result<()>) -> ! {
+    program_with_exit(async |events, stop| work(events, stop).await.map(|()| Exit::Ready))
+}
+
 #[expect(
     clippy::disallowed_methods,
     clippy::exit,
     reason = "these tests are programs and have exit codes"
 )]
-fn program(work: impl AsyncFnOnce(&Events, &Stop) -> anyhow::Result<()>) -> ! {
+fn program_with_exit(work: impl AsyncFnOnce(&Events, &Stop) -> anyhow::Result<Exit>) -> ! {
     let is_set = |name| std::env::var_os(name).is_some();
     let style = Style::from_process(Flags {
         format: if is_set("TRIAL_JSON") {
@@ -28,6 +38,7 @@ fn program(work: impl AsyncFnOnce(&Events, &Stop) -> anyhow::Result<()>) -> ! {
         quiet: is_set("TRIAL_QUIET"),
         verbose: is_set("TRIAL_VERBOSE").into(),
         color: ColorChoice::Auto,
+        shows_checks: false,
     });
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let code = runtime.block_on(async {
@@ -36,10 +47,11 @@ fn program(work: impl AsyncFnOnce(&Events, &Stop) -> anyhow::Result<()>) -> ! {
         let reporter = tokio::spawn(report::run(receiver, style));
         let result = work(&events, &stop).await;
         drop(events);
-        reporter.await.unwrap();
+        let summary = reporter.await.unwrap();
+        report::job_summary("devenv run", &summary, result.as_ref().err(), style);
         match result {
-            Ok(()) => 0,
-            Err(error) => report::error(&error, style) as i32,
+            Ok(exit) => exit.code().into(),
+            Err(error) => report::error(&error, style).code().into(),
         }
     });
     std::process::exit(code);
@@ -121,4 +133,53 @@ fn full() {
         .unwrap();
     nix::unistd::dup2_stdout(&full).unwrap();
     program(async |_, _| report::data("data"));
+}
+
+/// `devenv run` with an `up` that is played: a node appears, a kubeconfig, and the checks say what `TRIAL_CHECKED` holds.
+#[test]
+#[ignore = "is a program"]
+fn run_command() {
+    program_with_exit(async |events, stop| {
+        let args = std::env::var("TRIAL_ARGS")?;
+        let cli = Cli::try_parse_from(["devenv"].into_iter().chain(args.split('\n')))?;
+        let Command::Run(arguments) = cli.command else {
+            anyhow::bail!("`devenv run` is what can be tried here");
+        };
+        let context = Context {
+            events: events.clone(),
+            stop: stop.clone(),
+            paths: Paths::from_process()?,
+            directory: std::env::current_dir()?,
+            selector: cli.global.environment.as_str().into(),
+            timeout: cli.global.timeout,
+        };
+        let devenv = PathBuf::from(env!("CARGO_BIN_EXE_devenv"));
+        run::run_with(&context, &arguments, devenv, async |inputs| {
+            let step = context.events.step("cluster");
+            let engine = PathBuf::from(std::env::var("ENGINE")?);
+            std::fs::write(engine.join("devenv-dev-control-plane"), "")?;
+            let own = context.paths.environment(&inputs.environment.id);
+            devenv::paths::private_folder(&own)?;
+            std::fs::write(own.join("kubeconfig"), "kubeconfig")?;
+            step.done("played");
+            let checked = std::env::var("TRIAL_CHECKED").unwrap_or_else(|_| "[]".to_owned());
+            let checked = serde_json::from_str(&checked)?;
+            match std::env::var("TRIAL_UP").unwrap_or_default().as_str() {
+                "" => Ok(Proven {
+                    exit: Exit::Ready,
+                    checked,
+                }),
+                "3" => Ok(Proven {
+                    exit: Exit::CheckFailed,
+                    checked,
+                }),
+                "4" => Ok(Proven {
+                    exit: Exit::NamesNotWired,
+                    checked,
+                }),
+                why => anyhow::bail!("{why}"),
+            }
+        })
+        .await
+    });
 }

@@ -443,7 +443,9 @@ pub async fn create(
 ) -> anyhow::Result<()> {
     let environment = &inputs.environment;
     paths::private_folder(&context.paths.environment(&environment.id))?;
-    let scratch = tempfile::tempdir().context("make a folder for the provider's files")?;
+    // In the environment's own folder: even if devenv is killed, `down` finds it.
+    let scratch = tempfile::tempdir_in(context.paths.environment(&environment.id))
+        .context("make a folder for the provider's files")?;
     let image = environment.node_image.to_string();
     let call = match &inputs.cluster_config {
         ClusterConfig::Kind(config) => {

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::state::State;
 use super::story;
 use super::text::clean;
 use crate::error::explain;
-use crate::event::Event;
+use crate::event::{Event, Outcome, Timed};
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -53,8 +54,64 @@ impl Json {
 }
 
 fn line(at: Duration, event: &Event) -> String {
-    let at = (at.as_secs_f64() * 1000.0).round() / 1000.0;
-    encoded(&Line { at, event })
+    encoded(&Line {
+        at: in_seconds(at),
+        event,
+    })
+}
+
+pub(super) fn lines(events: &[Timed]) -> String {
+    since_the_first(events)
+        .map(|(at, event)| line(at, event) + "\n")
+        .collect()
+}
+
+fn since_the_first(events: &[Timed]) -> impl Iterator<Item = (Duration, &Event)> {
+    let first = events.first().map(|timed| timed.at);
+    events.iter().map(move |timed| {
+        let at = first.map(|first| timed.at.saturating_duration_since(first));
+        (at.unwrap_or_default(), &timed.event)
+    })
+}
+
+/// A step of the timeline; times are seconds.
+#[derive(Serialize)]
+struct Part<'a> {
+    name: &'a str,
+    began: f64,
+    ended: Option<f64>,
+    outcome: Option<Outcome>,
+    text: &'a str,
+    parts: Vec<Self>,
+}
+
+pub(super) fn timeline(events: &[Timed]) -> String {
+    let mut state = State::default();
+    for (at, event) in since_the_first(events) {
+        state.apply(at, event);
+    }
+    serde_json::to_string_pretty(&parts(&state, None)).expect("strings and numbers are always JSON")
+}
+
+fn parts(state: &State, parent: Option<u64>) -> Vec<Part<'_>> {
+    state
+        .parts(parent)
+        .map(|(step, known)| Part {
+            name: &known.name,
+            began: in_seconds(known.began),
+            ended: known.ended.as_ref().map(|ended| in_seconds(ended.at)),
+            outcome: known.ended.as_ref().map(|ended| ended.outcome),
+            text: known
+                .ended
+                .as_ref()
+                .map_or(&known.waiting, |ended| &ended.text),
+            parts: parts(state, Some(step)),
+        })
+        .collect()
+}
+
+fn in_seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
 pub(super) fn error(error: &anyhow::Error) -> String {
@@ -63,7 +120,7 @@ pub(super) fn error(error: &anyhow::Error) -> String {
         event: "error",
         message: story(error),
         hint: hint.map(|hint| clean(&hint)),
-        exit: exit as u8,
+        exit: exit.code(),
     })
 }
 
@@ -75,7 +132,6 @@ fn encoded(value: &impl Serialize) -> String {
 mod tests {
     use super::*;
     use crate::error::Failure;
-    use crate::event::Outcome;
 
     #[test]
     fn one_object_per_event() {

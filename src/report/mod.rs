@@ -4,6 +4,7 @@
 //! are plain lines (`plain`); with `-o json` there is one JSON object per event on stdout and nothing else (`json`). A
 //! reader who went away (`devenv up | head`) is no reason to fail: what can't be written is left out.
 
+mod github;
 mod json;
 mod live;
 mod plain;
@@ -13,6 +14,7 @@ mod text;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style as Paint};
@@ -20,10 +22,12 @@ use anyhow::Context as _;
 use clap::ColorChoice;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::checks;
+use crate::checks::{self, Checked};
 use crate::error::{Exit, Failure, explain};
 use crate::event::{Event, Outcome, Timed};
 use state::State;
+
+pub use text::bytes;
 
 /// What the output is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -46,6 +50,8 @@ pub struct Flags {
     pub verbose: u8,
     /// `--color`
     pub color: ColorChoice,
+    /// Whether the command itself shows all checks.
+    pub shows_checks: bool,
 }
 
 /// How to print, decided once.
@@ -61,6 +67,10 @@ pub struct Style {
     pub color: bool,
     /// Where the size of the terminal comes from; without it, nothing is drawn that moves.
     pub terminal: Option<fn() -> Size>,
+    /// Whether GitHub Actions reads it.
+    pub github: bool,
+    /// Whether the command itself shows all checks.
+    pub shows_checks: bool,
 }
 
 /// The size of a terminal, in cells.
@@ -79,6 +89,8 @@ pub struct Summary {
     pub verdict: Option<String>,
     /// In the order in which they began.
     pub phases: Vec<Phase>,
+    /// Every check that was told.
+    pub checked: Vec<Checked>,
     /// From the reporter's start to its end.
     pub took: Duration,
 }
@@ -123,6 +135,7 @@ impl Style {
         };
         let live = can_move
             && !is_set("CI")
+            && !is_set("GITHUB_ACTIONS")
             && !flags.quiet
             && flags.verbose == 0
             && flags.format == Format::Text;
@@ -132,6 +145,8 @@ impl Style {
             verbose: flags.verbose,
             color,
             terminal: live.then_some(size_of_stderr),
+            github: is_set("GITHUB_ACTIONS") && flags.format == Format::Text,
+            shows_checks: flags.shows_checks && flags.format == Format::Text,
         }
     }
 
@@ -139,6 +154,10 @@ impl Style {
     fn wants(&self, event: &Event) -> bool {
         match event {
             Event::Notice { .. } | Event::Verdict { .. } => true,
+            // For GitHub a failed one is an annotation besides.
+            Event::Checked(checked) if self.shows_checks => {
+                self.github && checked.verdict == checks::Verdict::Failed
+            }
             Event::Checked(checked) => {
                 self.format == Format::Json
                     || checked.verdict == checks::Verdict::Failed
@@ -183,7 +202,7 @@ pub async fn run(mut receiver: UnboundedReceiver<Timed>, style: Style) -> Summar
                 let Some(Timed { at, event }) = timed else { break };
                 let at = at.saturating_duration_since(start);
                 if let Event::Lent { terminal } = &event {
-                    printer.clear();
+                    printer.clear(&state);
                     terminal.give();
                     terminal.returned().await;
                     continue;
@@ -198,13 +217,15 @@ pub async fn run(mut receiver: UnboundedReceiver<Timed>, style: Style) -> Summar
     }
     let took = start.elapsed();
     printer.tick(&state, took);
+    printer.end(&state);
     state.summary(took)
 }
 
-/// The three ways to print events.
+/// The ways to print events.
 enum Printer {
     Json(json::Json),
     Plain(plain::Plain, Style),
+    GitHub(github::GitHub, Style),
     Live(live::Live<io::Stderr>),
 }
 
@@ -215,6 +236,9 @@ impl Printer {
             (Format::Text, Some(size)) => {
                 Self::Live(live::Live::new(io::stderr(), size, style.color))
             }
+            (Format::Text, None) if style.github => {
+                Self::GitHub(github::GitHub::new(style.quiet), style)
+            }
             (Format::Text, None) => Self::Plain(plain::Plain::new(style.quiet), style),
         }
     }
@@ -222,7 +246,7 @@ impl Printer {
     fn pace(&self) -> Duration {
         match self {
             Self::Live(_) => Duration::from_millis(100),
-            Self::Plain(..) | Self::Json(_) => Duration::from_secs(1),
+            Self::Plain(..) | Self::GitHub(..) | Self::Json(_) => Duration::from_secs(1),
         }
     }
 
@@ -233,24 +257,105 @@ impl Printer {
                 .iter()
                 .for_each(|line| to_stdout(line)),
             Self::Plain(plain, style) => to_stderr(*style, &plain.event(state, at, event)),
+            Self::GitHub(github, style) => to_stderr(*style, &github.event(state, at, event)),
             Self::Live(live) => live.event(state, at, event),
         }
     }
 
     /// Makes room for somebody else who writes to the terminal.
-    fn clear(&mut self) {
+    fn clear(&mut self, state: &State) {
         match self {
             Self::Json(_) | Self::Plain(..) => {}
+            Self::GitHub(github, style) => to_stderr(*style, &github.close(state)),
             Self::Live(live) => live.clear(),
+        }
+    }
+
+    /// Nothing comes any more.
+    fn end(&mut self, state: &State) {
+        match self {
+            Self::Json(_) | Self::Plain(..) | Self::Live(_) => {}
+            Self::GitHub(github, style) => to_stderr(*style, &github.close(state)),
         }
     }
 
     fn tick(&mut self, state: &State, now: Duration) {
         match self {
             Self::Json(_) => {}
-            Self::Plain(plain, style) => to_stderr(*style, &plain.tick(state, now)),
+            Self::Plain(plain, style) => {
+                let lines: Vec<String> = plain
+                    .tick(state, now)
+                    .into_iter()
+                    .map(|(_, line)| line)
+                    .collect();
+                to_stderr(*style, &lines);
+            }
+            Self::GitHub(github, style) => to_stderr(*style, &github.tick(state, now)),
             Self::Live(live) => live.draw(state, now),
         }
+    }
+}
+
+/// Events as JSON, an object a line, as `-o json` prints them.
+pub fn lines(events: &[Timed]) -> String {
+    json::lines(events)
+}
+
+/// The steps of these events as JSON, each with its parts, with when it began and ended.
+pub fn timeline(events: &[Timed]) -> String {
+    json::timeline(events)
+}
+
+/// A terminal on which one text is drawn over the one before.
+#[derive(Debug)]
+pub struct Screen(());
+
+impl Screen {
+    /// That of stdout, if it is one, can move its cursor, and a person sits in front of it.
+    pub fn of_stdout(wanted: bool) -> Option<Self> {
+        let term = std::env::var_os("TERM").unwrap_or_default();
+        let is_ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty() && ci != "false");
+        let can_move = wanted && io::stdout().is_terminal() && term != "dumb" && !is_ci;
+        can_move.then_some(Self(()))
+    }
+
+    /// Draws the text from the upper left corner on, as much of it as fits.
+    pub fn draw(&self, text: &str) {
+        let (width, height) = match terminal_size::terminal_size_of(io::stdout()) {
+            Some((width, height)) => (usize::from(width.0), usize::from(height.0)),
+            None => (80, 24),
+        };
+        let mut drawn = "\u{1b}[H".to_owned();
+        for line in text.lines().take(height.saturating_sub(1)) {
+            let row = text::Row::default().with(text::PLAIN, line);
+            drawn += &format!("{}\u{1b}[K\n", row.render(width));
+        }
+        drawn += "\u{1b}[J";
+        let _ = io::stdout().lock().write_all(drawn.as_bytes());
+    }
+}
+
+/// Appends to the summary of a job in GitHub Actions what the command did, if it is one that does something there.
+pub fn job_summary(title: &str, summary: &Summary, failed: Option<&anyhow::Error>, style: Style) {
+    let Some(file) = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|file| !file.is_empty()) else {
+        return;
+    };
+    if !style.github || (summary.phases.is_empty() && failed.is_none()) {
+        return;
+    }
+    let text = github::summary(title, summary, failed);
+    let written = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&file)
+        .and_then(|mut file| file.write_all(text.as_bytes()));
+    if let Err(error) = written {
+        let file = PathBuf::from(file);
+        let line = format!(
+            "can't write the job's summary to {}: {error}",
+            file.display()
+        );
+        to_stderr(style, &[line]);
     }
 }
 
@@ -274,6 +379,10 @@ pub fn error(error: &anyhow::Error, style: Style) -> Exit {
     let (exit, _) = explain(error);
     match style.format {
         Format::Json => to_stdout(&json::error(error)),
+        Format::Text if style.github => {
+            let workspace = std::env::var_os("GITHUB_WORKSPACE").map(PathBuf::from);
+            to_stderr(style, &github::error(error, workspace.as_deref()));
+        }
         Format::Text => to_stderr(style, &[told(error)]),
     }
     exit
@@ -334,8 +443,6 @@ fn to_stderr(style: Style, lines: &[String]) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
     use crate::error::{Mistake, Signal};
 
@@ -344,6 +451,7 @@ mod tests {
         quiet: false,
         verbose: 0,
         color: ColorChoice::Auto,
+        shows_checks: false,
     };
 
     fn check(flags: Flags, terminal: bool, variables: &[(&str, &str)], live: bool, color: bool) {

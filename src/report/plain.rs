@@ -53,11 +53,11 @@ impl Plain {
         }
     }
 
-    /// The lines for what was held back and whose time has come.
-    pub(super) fn tick(&mut self, state: &State, now: Duration) -> Vec<String> {
+    /// The lines for what was held back and whose time has come, with the steps they are about.
+    pub(super) fn tick(&mut self, state: &State, now: Duration) -> Vec<(u64, String)> {
         let held: Vec<_> = self.told.keys().copied().collect();
         held.into_iter()
-            .filter_map(|step| self.waiting(state, now, step))
+            .filter_map(|step| Some((step, self.waiting(state, now, step)?)))
             .collect()
     }
 
@@ -164,7 +164,7 @@ mod tests {
             let at = Duration::from_millis(at);
             while now + Duration::from_secs(1) <= at {
                 now += Duration::from_secs(1);
-                lines.extend(plain.tick(&state, now));
+                lines.extend(plain.tick(&state, now).into_iter().map(|(_, line)| line));
             }
             state.apply(at, &event);
             lines.extend(plain.event(&state, at, &event));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::{Phase, Summary};
+use crate::checks::Checked;
 use crate::event::{Event, Outcome};
 
 /// The rate of bytes is that of the last seconds.
@@ -15,6 +16,7 @@ const SAMPLE: Duration = Duration::from_millis(100);
 pub(super) struct State {
     steps: BTreeMap<u64, Known>,
     verdict: Option<String>,
+    checked: Vec<Checked>,
 }
 
 #[derive(Debug)]
@@ -79,7 +81,8 @@ impl State {
                 }
             }
             Event::Verdict { text } => self.verdict = Some(text.clone()),
-            Event::Line { .. } | Event::Notice { .. } | Event::Checked(_) | Event::Lent { .. } => {}
+            Event::Checked(checked) => self.checked.push(checked.clone()),
+            Event::Line { .. } | Event::Notice { .. } | Event::Lent { .. } => {}
         }
     }
 
@@ -107,6 +110,15 @@ impl State {
         names.join(" > ")
     }
 
+    /// The step without a parent that this one is a part of, or is.
+    pub(super) fn phase_of(&self, step: u64) -> u64 {
+        let mut phase = step;
+        while let Some(parent) = self.get(phase).and_then(|known| known.parent) {
+            phase = parent;
+        }
+        phase
+    }
+
     pub(super) fn phases(&self, now: Duration) -> Vec<Phase> {
         self.parts(None)
             .map(|(_, known)| Phase {
@@ -122,6 +134,7 @@ impl State {
         Summary {
             verdict: self.verdict.clone(),
             phases: self.phases(now),
+            checked: self.checked.clone(),
             took: now,
         }
     }

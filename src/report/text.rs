@@ -136,7 +136,7 @@ pub(super) fn seconds(time: Duration) -> String {
 }
 
 /// "375 MB"; from a gigabyte on with one decimal.
-pub(super) fn bytes(count: u64) -> String {
+pub fn bytes(count: u64) -> String {
     match count {
         0..1_000 => format!("{count} B"),
         1_000..1_000_000 => format!("{} kB", count / 1_000),
