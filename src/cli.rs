@@ -35,6 +35,7 @@ Examples:
   devenv up                        create or repair the environment `dev`
   devenv up --plan                 what `up` would do, touching nothing
   devenv sync                      push the working tree, wait until it is applied
+  devenv list                      all environments, with their state, age and size
   devenv status -o json            what is there, for a program
   devenv hosts show                the names in the hosts file, and what is in their way
   devenv check                     prove again that everything works
@@ -64,6 +65,8 @@ pub enum Command {
     Reset,
     /// Show what is: the cluster, Argo CD, each application and what it waits for
     Status,
+    /// Show all environments: this project's, and whatever of yours is up elsewhere
+    List,
     /// Prove again, through the front door, that what is up works
     ///
     /// All checks run side by side, and all results are shown. The exit code is 3 if one fails, and 4 if this machine

@@ -17,8 +17,8 @@
 //!                     ▼
 //!                   ready, or an error with its reason and a hint
 //! ```
-//! [`down`], [`reset`], [`sync`], [`status`], [`check`], [`secrets`], [`hosts`], [`trust`], [`init`] and [`plan`] are recipes of
-//! the same parts; each reads from top to bottom.
+//! [`down`], [`reset`], [`sync`], [`status`], [`list`], [`check`], [`secrets`], [`hosts`], [`trust`], [`init`] and [`plan`] are
+//! recipes of the same parts; each reads from top to bottom.
 //!
 //! # Invariants
 //! - State is observed, never remembered: Docker's containers, the API server and the files are asked anew each time, and
@@ -50,6 +50,7 @@ pub mod inputs;
 pub mod junit;
 pub mod kube;
 pub mod kustomize;
+pub mod list;
 pub mod lock;
 pub mod names;
 pub mod need;
@@ -111,6 +112,11 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
             let (exit, text) = status::status(&context, output).await?;
             report::data(&text)?;
             Ok(exit)
+        }
+        Command::List => {
+            let text = list::list(&context, output).await?;
+            report::data(&text)?;
+            Ok(Exit::Ready)
         }
         Command::Trust { command } => trust::trust(&context, command, output).await,
         Command::Hosts { what } => hosts::hosts(&context, what, output).await,

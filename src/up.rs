@@ -60,12 +60,7 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
     let kind = match &action {
         Action::Keep | Action::Start(_) => None,
         Action::Create => {
-            cluster::ports::refuse_taken(
-                &docker,
-                &cluster::ports_to_take(inputs),
-                &inputs.environment.config,
-            )
-            .await?;
+            cluster::ports::refuse_taken(&docker, inputs).await?;
             Some(cluster::find_kind(context)?)
         }
         Action::Recreate(_) => Some(cluster::find_kind(context)?),
@@ -238,6 +233,7 @@ async fn wake(
     }
     let step = context.events.step("cluster");
     if let Action::Start(stopped) = &action {
+        cluster::ports::refuse_taken(docker, inputs).await?;
         cluster::start(docker, stopped, &step).await?;
     }
     let client = cluster::api(context, docker, environment, &step).await?;

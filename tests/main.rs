@@ -11,6 +11,7 @@ mod commands;
 mod e2e;
 mod engine;
 mod harness;
+mod list;
 mod processes;
 mod report;
 mod trial;

@@ -6,6 +6,7 @@
 pub mod dns;
 pub mod kind;
 pub mod kind_config;
+pub mod ours;
 pub mod ports;
 
 use std::io::Write as _;
@@ -58,6 +59,10 @@ pub enum Action {
 pub async fn nodes(docker: &Docker, environment: &Environment) -> anyhow::Result<Vec<Node>> {
     let nodes = docker.nodes(&environment.cluster).await?;
     if !kind::is_ours(&nodes, &environment.id) {
+        let label = nodes.iter().find_map(ours::mark).map(ours::label_beside);
+        if let Some(Some(file)) = label {
+            return Err(namesake(environment, &nodes, file));
+        }
         return Err(Failure::NotOurs {
             message: format!(
                 "a kind cluster named {} exists that this environment didn't make (its nodes lack the mount {})",
@@ -76,10 +81,49 @@ pub async fn nodes(docker: &Docker, environment: &Environment) -> anyhow::Result
     Ok(nodes)
 }
 
+/// The error for a cluster that belongs to another environment, which has the same name.
+fn namesake(environment: &Environment, nodes: &[Node], file: PathBuf) -> anyhow::Error {
+    let other = ours::Ours {
+        provider: environment.provider,
+        cluster: environment.cluster.clone(),
+        id: String::new(),
+        nodes: nodes.to_vec(),
+        file: Some(file),
+    };
+    let file = environment.file.display();
+    let is_gone = !other.file.as_ref().is_some_and(|file| file.is_file());
+    Failure::NotOurs {
+        message: format!(
+            "the cluster {} belongs to {}{}: two environments of one name can't be up side by side",
+            environment.cluster,
+            other.told(),
+            if is_gone { " (which is gone)" } else { "" },
+        ),
+        hint: format!(
+            "give this one another name: `mv {file} {}`; or remove the other: `{}`",
+            environment
+                .file
+                .with_file_name(format!("{}-2.yaml", environment.name))
+                .display(),
+            other.removal()
+        ),
+    }
+    .into()
+}
+
 /// What is there. Asks the nodes themselves whether kind finished: a killed `kind create` leaves containers that run.
 pub async fn observe(
     docker: &Docker,
     environment: &Environment,
+    nodes: &[Node],
+) -> anyhow::Result<Found> {
+    observe_cluster(docker, &environment.cluster, nodes).await
+}
+
+/// Like [`observe`], for any environment's cluster.
+pub async fn observe_cluster(
+    docker: &Docker,
+    cluster: &str,
     nodes: &[Node],
 ) -> anyhow::Result<Found> {
     if nodes.is_empty() {
@@ -112,7 +156,7 @@ pub async fn observe(
             "kubeadm was stopped before it finished".to_owned(),
         ));
     }
-    let Some(client) = client(docker, environment, control_plane, &server).await? else {
+    let Some(client) = client(docker, cluster, control_plane, &server).await? else {
         return Ok(Found::HalfMade(
             "kubeadm didn't get as far as writing its kubeconfig".to_owned(),
         ));
@@ -255,7 +299,7 @@ pub async fn create(
 ) -> anyhow::Result<()> {
     let environment = &inputs.environment;
     let mark = context.paths.mark(&environment.id);
-    paths::private_folder(&context.paths.environment(&environment.id))?;
+    ours::folder(&context.paths, environment)?;
     paths::private_folder(&mark)?;
     let scratch = tempfile::tempdir().context("make a folder for kind's files")?;
     let config = scratch.path().join("kind.yaml");
@@ -323,14 +367,14 @@ pub async fn api(
             return Ok(Look::NotYet("no control plane runs yet".to_owned()));
         };
         let Some((text, client)) =
-            kubeconfig_and_client(docker, environment, control_plane, &server).await?
+            kubeconfig_and_client(docker, &environment.cluster, control_plane, &server).await?
         else {
             return Ok(Look::NotYet(
                 "kubeadm is setting up the control plane".to_owned(),
             ));
         };
         kube::ready(&client).await?;
-        paths::private_folder(&context.paths.environment(&environment.id))?;
+        ours::folder(&context.paths, environment)?;
         let path = context.paths.kubeconfig(&environment.id);
         if std::fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
             paths::write_private(&path, text.as_bytes())?;
@@ -342,11 +386,11 @@ pub async fn api(
 
 async fn client(
     docker: &Docker,
-    environment: &Environment,
+    cluster: &str,
     node: &Node,
     server: &str,
 ) -> anyhow::Result<Option<Client>> {
-    Ok(kubeconfig_and_client(docker, environment, node, server)
+    Ok(kubeconfig_and_client(docker, cluster, node, server)
         .await?
         .map(|(_, client)| client))
 }
@@ -357,7 +401,7 @@ async fn client(
 /// until kubeadm gets round to giving them, which is seconds after the API server answers.
 async fn kubeconfig_and_client(
     docker: &Docker,
-    environment: &Environment,
+    cluster: &str,
     node: &Node,
     server: &str,
 ) -> anyhow::Result<Option<(String, Client)>> {
@@ -368,16 +412,9 @@ async fn kubeconfig_and_client(
     if !admin.contains("client-key-data") {
         return Ok(None);
     }
-    let text = kind::kubeconfig(admin, server, &environment.cluster)?;
+    let text = kind::kubeconfig(admin, server, cluster)?;
     let client = match super_admin.contains("client-key-data") {
-        true => {
-            kube::client(&kind::kubeconfig(
-                super_admin,
-                server,
-                &environment.cluster,
-            )?)
-            .await?
-        }
+        true => kube::client(&kind::kubeconfig(super_admin, server, cluster)?).await?,
         false => kube::client(&text).await?,
     };
     Ok(Some((text, client)))
@@ -392,7 +429,7 @@ pub async fn client_if_running(
     let Some((control_plane, server)) = kind::api_server(nodes) else {
         return Ok(None);
     };
-    let Some(client) = client(docker, environment, control_plane, &server).await? else {
+    let Some(client) = client(docker, &environment.cluster, control_plane, &server).await? else {
         return Ok(None);
     };
     Ok(kube::ready(&client).await.is_ok().then_some(client))
