@@ -35,6 +35,7 @@ Examples:
   devenv up                        create or repair the environment `dev`
   devenv up --plan                 what `up` would do, touching nothing
   devenv sync                      push the working tree, wait until it is applied
+  devenv doctor                    what on this machine would get in the way
   devenv list                      all environments, with their state, age and size
   devenv status -o json            what is there, for a program
   devenv hosts show                the names in the hosts file, and what is in their way
@@ -67,6 +68,11 @@ pub enum Command {
     Status,
     /// Show all environments: this project's, and whatever of yours is up elsewhere
     List,
+    /// Show what on this machine would get in the way, before anything is touched
+    ///
+    /// Every finding comes with a command that helps. The exit code is 1 if one of them blocks. With -v, what is fine is
+    /// shown too.
+    Doctor,
     /// Prove again, through the front door, that what is up works
     ///
     /// All checks run side by side, and all results are shown. The exit code is 3 if one fails, and 4 if this machine

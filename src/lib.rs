@@ -18,7 +18,7 @@
 //!                   ready, or an error with its reason and a hint
 //! ```
 //! [`down`], [`reset`], [`sync`], [`status`], [`list`], [`check`], [`secrets`], [`hosts`], [`trust`], [`init`] and [`plan`] are
-//! recipes of the same parts; each reads from top to bottom.
+//! recipes of the same parts; each reads from top to bottom. [`doctor`] looks at the machine before any of it.
 //!
 //! # Invariants
 //! - State is observed, never remembered: Docker's containers, the API server and the files are asked anew each time, and
@@ -37,6 +37,7 @@ pub mod cli;
 pub mod cluster;
 pub mod context;
 pub mod docker;
+pub mod doctor;
 pub mod down;
 pub mod environment;
 pub mod error;
@@ -89,6 +90,7 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
                 environment,
                 output,
                 timeout,
+                verbose,
                 ..
             },
     } = cli;
@@ -117,6 +119,11 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
             let text = list::list(&context, output).await?;
             report::data(&text)?;
             Ok(Exit::Ready)
+        }
+        Command::Doctor => {
+            let (exit, text) = doctor::doctor(&context, output, verbose > 0).await?;
+            report::data(&text)?;
+            Ok(exit)
         }
         Command::Trust { command } => trust::trust(&context, command, output).await,
         Command::Hosts { what } => hosts::hosts(&context, what, output).await,

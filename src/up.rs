@@ -20,6 +20,7 @@ use crate::checks::{self, Checked};
 use crate::cluster::{self, Action};
 use crate::context::Context;
 use crate::docker::{self, Docker, Node};
+use crate::doctor;
 use crate::error::Exit;
 use crate::event::Step;
 use crate::gitops::provide::Provisions;
@@ -65,6 +66,10 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
         }
         Action::Recreate(_) => Some(cluster::find_kind(context)?),
     };
+
+    if kind.is_some() {
+        doctor::before_making(context, &docker, inputs).await?;
+    }
 
     let needed = Needed::by(inputs)?;
     let store = Store::open(&context.paths.store())?;

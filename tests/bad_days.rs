@@ -86,6 +86,7 @@ nodes:
 /// A small project: one node, one bundle without images, everything built.
 fn project() -> Test {
     Test::new()
+        .tool("git")
         .file("cluster-configs/dev.yaml", ENVIRONMENT)
         .publishing(free_port(), free_port())
         .script("scripts/packages/build", BUILD)
@@ -1207,6 +1208,7 @@ fn help_and_completions() {
       reset        Back to the state after `up`: the cluster anew, from the full store
       status       Show what is: the cluster, Argo CD, each application and what it waits for
       list         Show all environments: this project's, and whatever of yours is up elsewhere
+      doctor       Show what on this machine would get in the way, before anything is touched
       check        Prove again, through the front door, that what is up works
       secrets      Show the generated logins, with their addresses
       sync         Push the working tree, uncommitted changes included, and wait until it is applied
@@ -1242,6 +1244,7 @@ fn help_and_completions() {
       devenv up                        create or repair the environment `dev`
       devenv up --plan                 what `up` would do, touching nothing
       devenv sync                      push the working tree, wait until it is applied
+      devenv doctor                    what on this machine would get in the way
       devenv list                      all environments, with their state, age and size
       devenv status -o json            what is there, for a program
       devenv hosts show                the names in the hosts file, and what is in their way

@@ -8,6 +8,8 @@ mod bad_days;
 mod broken;
 mod browser;
 mod commands;
+#[cfg(target_os = "linux")]
+mod doctor;
 mod e2e;
 mod engine;
 mod harness;
