@@ -200,7 +200,7 @@ impl fmt::Debug for Secret {
 }
 
 /// As one word of a POSIX shell.
-fn quoted(word: &OsStr) -> String {
+pub(crate) fn quoted(word: &OsStr) -> String {
     let word = word.to_string_lossy();
     let plain =
         |character: char| character.is_ascii_alphanumeric() || "%+,-./:=@_".contains(character);

@@ -17,6 +17,7 @@ use kube::Client;
 use tokio::sync::watch;
 
 use crate::checks::{self, Checked};
+use crate::cluster::ports::{For, refuse_taken};
 use crate::cluster::{self, Action};
 use crate::context::Context;
 use crate::docker::{self, Docker, Node};
@@ -61,7 +62,7 @@ pub async fn bring_up(context: &Context, inputs: &Inputs) -> anyhow::Result<Exit
     let kind = match &action {
         Action::Keep | Action::Start(_) => None,
         Action::Create => {
-            cluster::ports::refuse_taken(&docker, inputs).await?;
+            refuse_taken(&docker, inputs, For::Making).await?;
             Some(cluster::find_kind(context)?)
         }
         Action::Recreate(_) => Some(cluster::find_kind(context)?),
@@ -238,7 +239,7 @@ async fn wake(
     }
     let step = context.events.step("cluster");
     if let Action::Start(stopped) = &action {
-        cluster::ports::refuse_taken(docker, inputs).await?;
+        refuse_taken(docker, inputs, For::Starting).await?;
         cluster::start(docker, stopped, &step).await?;
     }
     let client = cluster::api(context, docker, environment, &step).await?;

@@ -254,11 +254,31 @@ fn the_ports_of_a_stopped_environment_are_not_taken() {
     --- status 1
     ");
     assert_eq!(test.calls("kind"), [""; 0]);
-    // Its own ports are not in its way: it is started.
+    // Of two that were made for the same ports, whichever starts first has them.
+    engine.world().containers.push(exited(Container {
+        ports: vec![local(80, 41080), local(443, 41443)],
+        ..test.elsewhere("old", "0123456789ab", true)
+    }));
+    engine.world().containers.reverse();
+    engine.world().containers[0].state = "running".to_owned();
+    let ran = test.clone().args(["up", "-e", "packages"]).start().wait();
+    insta::assert_snapshot!(ran.transcript(), @r"
+    --- stderr
+    [time] cluster
+    [time] cluster: failed ([time])
+    error: port 41080 on 127.0.0.1 is taken by the environment old of [temp]/other/cluster-configs/old.yaml, which runs
+
+    hint: if nobody needs it: `devenv down --environment [temp]/other/cluster-configs/old.yaml`, or publish ports that are free, in [temp]/project/cluster-configs/kind.yaml (or in a copy of it, where other environments name it too):
+          - {listenAddress: 127.0.0.1, hostPort: 42080, containerPort: 80}
+          - {listenAddress: 127.0.0.1, hostPort: 42443, containerPort: 443}
+    the names are then https://argocd.local:42443, https://grafana.local:42443, https://keycloak.local:42443, https://logs.local:42443
+    --- status 1
+    ");
+    engine.world().containers[0].state = "exited".to_owned();
     let up = test.args(["up", "-e", "packages"]).start();
     wait_for("the start of the node", || {
         let world = engine.world();
-        (world.containers[0].state == "running").then_some(())
+        (world.containers[1].state == "running").then_some(())
     });
     drop(up);
 }

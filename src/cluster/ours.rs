@@ -12,6 +12,7 @@ use super::kind;
 use super::kind_config::MARK_FOLDER;
 use crate::docker::{Docker, Mount, Node};
 use crate::environment::{Environment, Provider};
+use crate::exec::quoted;
 use crate::paths::{self, Paths};
 
 /// The cluster of an environment.
@@ -52,7 +53,7 @@ impl Ours {
     pub fn removal(&self) -> String {
         match &self.file {
             Some(file) if file.is_file() => {
-                format!("devenv down --environment {}", file.display())
+                format!("devenv down --environment {}", quoted(file.as_os_str()))
             }
             _ => {
                 let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();

@@ -24,11 +24,20 @@ pub struct Taken {
     pub free: String,
 }
 
+/// What the ports are needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    /// A new cluster: it mustn't take what a stopped one needs to start again.
+    Making,
+    /// A cluster that has them, though others may have them too: whoever starts first.
+    Starting,
+}
+
 /// Fails where a port that is to be published is taken, naming who holds it, and a set that is free.
 ///
 /// Somebody can still take a port between this look and its use; Docker's own error then says so.
-pub async fn refuse_taken(docker: &Docker, inputs: &Inputs) -> anyhow::Result<()> {
-    let others = others(docker, &inputs.environment.id).await?;
+pub async fn refuse_taken(docker: &Docker, inputs: &Inputs, what_for: For) -> anyhow::Result<()> {
+    let others = others(ours::all(docker).await?, inputs, what_for);
     let Some(taken) = taken(docker, inputs, &others).await.into_iter().next() else {
         return Ok(());
     };
@@ -41,10 +50,16 @@ pub async fn refuse_taken(docker: &Docker, inputs: &Inputs) -> anyhow::Result<()
     .into())
 }
 
-/// The clusters of all other environments: a stopped one needs its ports again, though nobody listens there now.
-pub async fn others(docker: &Docker, id: &str) -> anyhow::Result<Vec<Ours>> {
-    let all = ours::all(docker).await?;
-    Ok(all.into_iter().filter(|ours| ours.id != id).collect())
+/// The clusters of other environments that are in the way of that.
+pub fn others(all: Vec<Ours>, inputs: &Inputs, what_for: For) -> Vec<Ours> {
+    all.into_iter()
+        .filter(|ours| ours.id != inputs.environment.id)
+        .filter(|ours| what_for == For::Making || runs(ours))
+        .collect()
+}
+
+fn runs(ours: &Ours) -> bool {
+    ours.nodes.iter().any(|node| node.state == State::Running)
 }
 
 /// Every port of the environment that somebody else holds.
@@ -52,8 +67,7 @@ pub async fn taken(docker: &Docker, inputs: &Inputs, others: &[Ours]) -> Vec<Tak
     let mut taken = Vec::new();
     for port in inputs.cluster_config.published_ports() {
         if let Some(ours) = others.iter().find(|ours| publishes(ours, port)) {
-            let runs = ours.nodes.iter().any(|node| node.state == State::Running);
-            let needs = if runs {
+            let needs = if runs(ours) {
                 "which runs"
             } else {
                 "which needs it when it is started again"

@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::cli::Output;
 use crate::cluster::ours::{self, Ours};
-use crate::cluster::ports;
+use crate::cluster::ports::{self, For};
 use crate::context::Context;
 use crate::docker::{self, Docker};
 use crate::environment::{self, Selector};
@@ -182,7 +182,11 @@ async fn within(
     let looked = tokio::time::timeout(WITHIN, look).await;
     looked.unwrap_or_else(|_| {
         let saw = format!("no answer within {:.1} s", WITHIN.as_secs_f32());
-        vec![Finding::new(name, severity, saw).remedy("docker version")]
+        let finding = Finding::new(name, severity, saw);
+        vec![match severity {
+            Severity::Blocks => finding.remedy("docker version"),
+            _ => finding,
+        }]
     })
 }
 
@@ -221,18 +225,17 @@ async fn of_docker(world: &World<'_>) -> Vec<Finding> {
 
 /// The ports that are to be published, unless the environment's own nodes publish them.
 async fn of_ports(docker: &Docker, inputs: &Inputs, ours: &[Ours]) -> Vec<Finding> {
-    let (own, others): (Vec<Ours>, Vec<Ours>) = ours
-        .iter()
-        .cloned()
-        .partition(|ours| ours.id == inputs.environment.id);
+    let is_there = ours.iter().any(|ours| ours.id == inputs.environment.id);
+    let what_for = if is_there { For::Starting } else { For::Making };
+    let others = ports::others(ours.to_vec(), inputs, what_for);
     let taken = ports::taken(docker, inputs, &others).await;
     let Some(first) = taken.first() else {
         let ports = inputs.cluster_config.published_ports().iter();
         let ports: Vec<String> = ports.map(|port| port.host_port.to_string()).collect();
-        let whose = if own.is_empty() {
-            "free"
-        } else {
+        let whose = if is_there {
             "the environment's own"
+        } else {
+            "free"
         };
         return vec![Finding::fine(
             "ports",

@@ -220,10 +220,10 @@ fn proxies(proxies: &Proxies, domain: Option<&str>, networks: &[Network]) -> Vec
         .into_iter()
         .filter_map(|(name, value)| Some((name, value.as_ref()?)));
     let Some((name, value)) = given.next() else {
-        let theirs = &proxies.of_docker;
-        if theirs.is_empty() {
+        if proxies.of_docker.is_empty() {
             return vec![Finding::fine("proxy", "none")];
         }
+        let theirs = without_login(&proxies.of_docker);
         let saw = format!(
             "Docker's daemon goes through {theirs}, this shell through none: kind gives its nodes what the shell has"
         );
@@ -270,6 +270,13 @@ fn proxies(proxies: &Proxies, domain: Option<&str>, networks: &[Network]) -> Vec
         findings.push(Finding::fine("proxy", format!("{name} leads to {host}")));
     }
     findings
+}
+
+/// The address of a proxy without a password that may stand in it.
+fn without_login(proxy: &str) -> String {
+    let (scheme, rest) = proxy.split_once("://").unwrap_or(("http", proxy));
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+    format!("{scheme}://{rest}")
 }
 
 /// `http://user:password@proxy:3128/` is at `proxy`.
@@ -395,6 +402,10 @@ mod tests {
             "https://registry-1.docker.io/v2/",
         ]
         .map(host_of);
+        assert_eq!(
+            without_login("http://user:pass@proxy.corp:3128"),
+            "http://proxy.corp:3128"
+        );
         assert_eq!(
             hosts,
             ["proxy.corp", "127.0.0.1", "::1", "registry-1.docker.io"]
