@@ -37,6 +37,8 @@ Examples:
   devenv up --plan                 what `up` would do, touching nothing
   devenv sync                      push the working tree, wait until it is applied
   devenv sync --watch              the same on every change of a file, until Ctrl-C
+  devenv doctor                    what on this machine would get in the way
+  devenv list                      all environments, with their state, age and size
   devenv status -o json            what is there, for a program
   devenv hosts show                the names in the hosts file, and what is in their way
   devenv check                     prove again that everything works
@@ -77,6 +79,13 @@ pub enum Command {
     },
     /// Show what is: the cluster, Argo CD, each application and what it waits for
     Status(Status),
+    /// Show all environments: this project's, and whatever of yours is up elsewhere
+    List,
+    /// Show what on this machine would get in the way, before anything is touched
+    ///
+    /// Every finding comes with a command that helps. The exit code is 1 if one of them blocks. With -v, what is fine is
+    /// shown too.
+    Doctor,
     /// Prove again, through the front door, that what is up works
     ///
     /// All checks run side by side, and all results are shown. The exit code is 3 if one fails, and 4 if this machine

@@ -29,8 +29,11 @@ use bollard::query_parameters::{
 };
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::io::AsyncWriteExt as _;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::Failure;
@@ -150,6 +153,83 @@ pub struct Holder {
     pub image: String,
     /// Its labels.
     pub labels: HashMap<String, String>,
+}
+
+/// What the daemon says of itself and of the machine it runs on; what it leaves out is as if it weren't so.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Info {
+    /// The storage driver, such as `overlay2`.
+    pub driver: String,
+    /// What the storage driver tells of itself.
+    pub driver_status: Option<Vec<(String, String)>>,
+    /// Where it keeps images, containers and volumes, on its own machine.
+    pub docker_root_dir: PathBuf,
+    /// Whether the kernel can limit memory.
+    pub memory_limit: Option<bool>,
+    /// Whether the kernel can limit CPU time.
+    pub cpu_cfs_quota: Option<bool>,
+    /// Whether the kernel passes packets on.
+    #[serde(rename = "IPv4Forwarding")]
+    pub ipv4_forwarding: Option<bool>,
+    /// Its clock, as RFC 3339 has it.
+    pub system_time: String,
+    /// `1` or `2`.
+    pub cgroup_version: String,
+    /// The kernel's version, such as `6.1.0-37-amd64`.
+    pub kernel_version: String,
+    /// Such as `Debian GNU/Linux 12 (bookworm)` or `Docker Desktop`.
+    pub operating_system: String,
+    /// How many CPUs it has.
+    #[serde(rename = "NCPU")]
+    pub cpus: u64,
+    /// How much memory it has, in bytes.
+    #[serde(rename = "MemTotal")]
+    pub memory: u64,
+    /// The daemon's own proxy for HTTPS.
+    pub https_proxy: String,
+    /// Such as `name=rootless`.
+    pub security_options: Option<Vec<String>>,
+}
+
+impl Info {
+    /// Whether the daemon runs as an ordinary user.
+    pub fn is_rootless(&self) -> bool {
+        let options = self.security_options.iter().flatten();
+        options.into_iter().any(|option| option == "name=rootless")
+    }
+
+    /// What the storage driver says about this.
+    pub fn of_driver(&self, key: &str) -> Option<&str> {
+        let status = self.driver_status.iter().flatten();
+        status
+            .into_iter()
+            .find_map(|(name, value)| (name == key).then_some(value.as_str()))
+    }
+}
+
+/// A network of Docker's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// Its driver, such as `bridge`.
+    pub driver: String,
+    /// The interface that it is on the daemon's machine.
+    pub interface: String,
+    /// Its subnets, such as `172.18.0.0/16`.
+    pub subnets: Vec<String>,
+    /// The addresses at which containers reach the daemon's machine.
+    pub gateways: Vec<String>,
+}
+
+/// When a container was made, and how much it has written since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Seconds since 1970.
+    pub created: u64,
+    /// What is in its own layer, in bytes.
+    pub bytes: u64,
 }
 
 /// Finds the daemon and makes sure that it answers. Absent, stopped and not permitted are told apart within a second.
@@ -831,6 +911,95 @@ impl Docker {
         }
     }
 
+    /// What the daemon says of itself and its machine.
+    pub async fn info(&self) -> anyhow::Result<Info> {
+        let answer = self.ask("/info").await?;
+        serde_json::from_value(answer).context("can't read what Docker says of itself")
+    }
+
+    /// All networks.
+    pub async fn networks(&self) -> anyhow::Result<Vec<Network>> {
+        let answer = self.ask("/networks").await?;
+        Ok(answer
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(network)
+            .collect())
+    }
+
+    /// The volumes without a name of their own that no container has, by name.
+    pub async fn forsaken_volumes(&self) -> anyhow::Result<Vec<String>> {
+        let filters = encoded(r#"{"dangling":["true"]}"#);
+        let answer = self.ask(&format!("/volumes?filters={filters}")).await?;
+        let is_anonymous =
+            |name: &&str| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let mut names: Vec<String> = answer["Volumes"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|volume| volume["Name"].as_str())
+            .filter(is_anonymous)
+            .map(str::to_owned)
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// When each container with this label was made, and how much it has written, by its id. Docker has to look at every file
+    /// of a container for that.
+    pub async fn written(&self, label: &str) -> anyhow::Result<HashMap<String, Written>> {
+        let filters = encoded(&format!(r#"{{"label":["{label}"]}}"#));
+        let answer = self
+            .ask(&format!(
+                "/containers/json?all=true&size=true&filters={filters}"
+            ))
+            .await?;
+        let containers = answer.as_array().into_iter().flatten();
+        Ok(containers
+            .filter_map(|container| {
+                let written = Written {
+                    created: container["Created"].as_u64().unwrap_or_default(),
+                    bytes: container["SizeRw"].as_u64().unwrap_or_default(),
+                };
+                Some((container["Id"].as_str()?.to_owned(), written))
+            })
+            .collect())
+    }
+
+    /// How big each volume is in bytes, by the folder in which the daemon has it.
+    pub async fn volume_sizes(&self) -> anyhow::Result<HashMap<PathBuf, u64>> {
+        let answer = self.ask("/system/df?type=volume&verbose=1").await?;
+        // From API 1.52 on it stands elsewhere.
+        let volumes = [&answer["Volumes"], &answer["VolumeUsage"]["Items"]];
+        Ok(volumes
+            .into_iter()
+            .filter_map(Value::as_array)
+            .flatten()
+            .filter_map(|volume| {
+                let size = volume["UsageData"]["Size"].as_u64()?;
+                Some((volume["Mountpoint"].as_str()?.into(), size))
+            })
+            .collect())
+    }
+
+    /// Asks what bollard's models, which are those of the newest API, don't read from older daemons.
+    async fn ask(&self, target: &str) -> anyhow::Result<Value> {
+        let asked = async {
+            match Address::parse(&self.address, "the address", false)? {
+                Address::Socket(path) => {
+                    get(tokio::net::UnixStream::connect(path).await?, target).await
+                }
+                Address::Tcp(host) => {
+                    get(tokio::net::TcpStream::connect(host).await?, target).await
+                }
+            }
+        };
+        asked
+            .await
+            .with_context(|| format!("can't ask Docker for {target}"))
+    }
+
     /// The container that publishes a port of this machine, on whichever address.
     pub async fn holder_of_port(&self, port: u16) -> anyhow::Result<Option<Holder>> {
         let containers = self
@@ -859,6 +1028,66 @@ impl Docker {
                 image: container.image.unwrap_or_default(),
                 labels: container.labels.unwrap_or_default(),
             }))
+    }
+}
+
+/// One request and its answer, over a connection of their own.
+async fn get(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    target: &str,
+) -> anyhow::Result<Value> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let answer = async move {
+        let request = http::Request::get(target)
+            .header("Host", "docker")
+            .body(Empty::<Bytes>::new())?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        anyhow::ensure!(
+            status.is_success(),
+            "{status}: {}",
+            String::from_utf8_lossy(&body).trim()
+        );
+        Ok(serde_json::from_slice(&body)?)
+    };
+    // Ends with the answer, whose sender goes then.
+    let (answer, _) = tokio::join!(answer, connection);
+    answer
+}
+
+/// As a part of an address.
+fn encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => {
+                char::from(byte).to_string()
+            }
+            byte => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+fn network(network: &Value) -> Network {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let of_each = |key: &str| {
+        let configs = network["IPAM"]["Config"].as_array().into_iter().flatten();
+        configs
+            .filter_map(|config| config[key].as_str())
+            .map(str::to_owned)
+            .collect()
+    };
+    let id = text(&network["Id"]);
+    Network {
+        name: text(&network["Name"]),
+        driver: text(&network["Driver"]),
+        interface: match network["Options"]["com.docker.network.bridge.name"].as_str() {
+            Some(name) => name.to_owned(),
+            None => format!("br-{}", id.get(..12).unwrap_or(&id)),
+        },
+        subnets: of_each("Subnet"),
+        gateways: of_each("Gateway"),
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::bundle;
 use crate::error::{Failure, Mistake};
@@ -67,7 +67,7 @@ impl Environment {
 }
 
 /// What runs the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Provider {
     /// kind: Kubernetes nodes as containers, set up by kubeadm.
@@ -492,7 +492,13 @@ fn kind_of_another_tool(source: &Source) -> Option<String> {
     Some(value.get("kind")?.as_str()?.to_owned())
 }
 
-fn identity(file: &Path) -> String {
+/// The project that one stands in: the nearest folder with a `cluster-configs/`.
+pub fn project(working_directory: &Path) -> Option<PathBuf> {
+    root_above(working_directory)
+}
+
+/// The id of the environment that this file describes.
+pub(crate) fn identity(file: &Path) -> String {
     // The file was just read, so it has a real path unless it vanished in between, and then the next step says so.
     let path = file.canonicalize().unwrap_or_else(|_| file.to_owned());
     Digest::of(path.as_os_str().as_encoded_bytes()).hex()[..12].to_owned()

@@ -20,8 +20,8 @@
 //! [`mod@run`] is up, a command, down; a [`guard`] stands beside it for the day on which it is killed, and [`family`] finds all
 //! that it started. [`evidence`] is what a CI system keeps of a run, with secrets made unreadable by [`mask`].
 //!
-//! [`down`], [`reset`], [`sync`], [`status`], [`check`], [`secrets`], [`stock`], [`hosts`], [`trust`], [`init`] and [`plan`] are
-//! recipes of the same parts; each reads from top to bottom.
+//! [`down`], [`reset`], [`sync`], [`status`], [`list`], [`check`], [`secrets`], [`stock`], [`hosts`], [`trust`], [`init`] and
+//! [`plan`] are recipes of the same parts; each reads from top to bottom. [`doctor`] looks at the machine before any of it.
 //!
 //! # Invariants
 //! - State is observed, never remembered: Docker's containers, the API server and the files are asked anew each time, and
@@ -40,6 +40,7 @@ pub mod cli;
 pub mod cluster;
 pub mod context;
 pub mod docker;
+pub mod doctor;
 pub mod down;
 pub mod environment;
 pub mod error;
@@ -56,6 +57,7 @@ pub mod inputs;
 pub mod junit;
 pub mod kube;
 pub mod kustomize;
+pub mod list;
 pub mod lock;
 pub mod mask;
 pub mod names;
@@ -98,6 +100,7 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
                 environment,
                 output,
                 timeout,
+                verbose,
                 ..
             },
     } = cli;
@@ -128,6 +131,16 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
         }
         Command::Images { what } => {
             let (exit, text) = stock::images(&context, what, output)?;
+            report::data(&text)?;
+            Ok(exit)
+        }
+        Command::List => {
+            let text = list::list(&context, output).await?;
+            report::data(&text)?;
+            Ok(Exit::Ready)
+        }
+        Command::Doctor => {
+            let (exit, text) = doctor::doctor(&context, output, verbose > 0).await?;
             report::data(&text)?;
             Ok(exit)
         }

@@ -96,6 +96,12 @@ impl Paths {
         self.environment(environment).join("mark")
     }
 
+    /// The file that says in one line which environment file all of this belongs to. It is for people, and nothing depends
+    /// on it: the id is made of the same path.
+    pub fn label(&self, environment: &str) -> PathBuf {
+        self.environment(environment).join("file")
+    }
+
     /// The folder of a domain's CA.
     pub fn authority(&self, domain: &str) -> PathBuf {
         self.data.join("ca").join(domain)

@@ -17,9 +17,11 @@ use kube::Client;
 use tokio::sync::watch;
 
 use crate::checks::{self, Checked};
+use crate::cluster::ports::{For, refuse_taken};
 use crate::cluster::{self, Action, restart, saved};
 use crate::context::Context;
 use crate::docker::{self, Docker, Node};
+use crate::doctor;
 use crate::error::Exit;
 use crate::event::Step;
 use crate::evidence::{self, Told};
@@ -82,16 +84,15 @@ pub async fn bring_up(
     let program = match &action {
         Action::Keep | Action::Start(_) => None,
         Action::Create => {
-            cluster::ports::refuse_taken(
-                &docker,
-                &cluster::ports_to_take(inputs),
-                &inputs.environment.config,
-            )
-            .await?;
+            refuse_taken(&docker, inputs, For::Making).await?;
             Some(cluster::find_program(context, &inputs.environment).await?)
         }
         Action::Recreate(_) => Some(cluster::find_program(context, &inputs.environment).await?),
     };
+
+    if program.is_some() {
+        doctor::before_making(context, &docker, inputs).await?;
+    }
 
     let needed = Needed::by(inputs)?;
     let store = Store::open(&context.paths.store())?;
@@ -310,10 +311,11 @@ async fn wake(
     let step = context.events.step("cluster");
     saved::finish_restore(docker, environment, nodes, &step).await?;
     if let Action::Start(stopped) = &action {
+        refuse_taken(docker, inputs, For::Starting).await?;
         cluster::start(docker, stopped, &step).await?;
     }
     let client = cluster::api(context, docker, environment, &step).await?;
-    if let Some(reason) = cluster::unfinished(&client, environment, nodes).await? {
+    if let Some(reason) = cluster::unfinished(&client, environment.provider, nodes).await? {
         step.done(format!("{} is half-made", environment.cluster));
         return Ok(Action::Recreate(reason));
     }

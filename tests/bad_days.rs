@@ -6,12 +6,13 @@
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
 use std::{fs, process};
 
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
-use crate::engine::{Container, Engine};
+use crate::engine::{Answer, Container, Engine, Exec};
 use crate::harness::{Running, Test, is_alive, wait_for};
 
 const NODE: &str = "devenv-dev-control-plane";
@@ -85,6 +86,7 @@ nodes:
 /// A small project: one node, one bundle without images, everything built.
 pub(crate) fn project() -> Test {
     Test::new()
+        .tool("git")
         .file("cluster-configs/dev.yaml", ENVIRONMENT)
         .publishing(free_port(), free_port())
         .script("scripts/packages/build", BUILD)
@@ -460,6 +462,66 @@ fn kind_fails() {
     assert_eq!(engine.world().containers.len(), 0);
 }
 
+// Several nodes.
+
+#[test]
+fn images_go_into_every_node_at_once() {
+    const KIND: &str = r#"
+        touch "$ENGINE/devenv-dev-control-plane" "$ENGINE/devenv-dev-worker"
+        exec sleep 60"#;
+    let engine = Engine::start();
+    let config = KIND_CONFIG
+        .replace("HTTPS", &free_port().to_string())
+        .replace("HTTP", &free_port().to_string());
+    let test = project().docker(&engine).fake("kind", KIND).file(
+        "cluster-configs/kind.yaml",
+        &(config + "  - role: worker\n"),
+    );
+    let control_plane = to_come(test.node());
+    let mut worker = Container {
+        name: "devenv-dev-worker".to_owned(),
+        ports: Vec::new(),
+        ..control_plane.clone()
+    };
+    let role = "io.x-k8s.kind.role".to_owned();
+    worker.labels.insert(role, "worker".to_owned());
+    engine.world().containers.extend([control_plane, worker]);
+    let answer = |program: &str, stdout: &str, after| Answer {
+        argv: vec![program.to_owned()],
+        stdout: stdout.to_owned(),
+        after: Duration::from_millis(after),
+        ..Answer::default()
+    };
+    // A node has nothing yet, and takes its time over everything.
+    engine
+        .world()
+        .answers
+        .extend([answer("ctr", "", 0), answer("sh", "== blobs ==\n", 1000)]);
+
+    let up = test.args(["up"]).start();
+    let is_import = |exec: &&Exec| exec.argv.iter().any(|word| word.contains("images import"));
+    let imports = wait_for("an import into both nodes", || {
+        let imports: Vec<_> = engine
+            .world()
+            .execs
+            .iter()
+            .filter(is_import)
+            .cloned()
+            .collect();
+        (imports.len() == 2).then_some(imports)
+    });
+    let mut into: Vec<_> = imports.iter().map(|exec| exec.container.as_str()).collect();
+    into.sort_unstable();
+    assert_eq!(into, [NODE, "devenv-dev-worker"]);
+    // Neither had ended when the other began.
+    assert!(
+        imports.iter().all(|exec| exec.stdin.is_empty()),
+        "{imports:?}"
+    );
+    up.signal(Signal::SIGTERM);
+    assert_eq!(up.wait().status, 143);
+}
+
 // Ports and clusters of others.
 
 #[test]
@@ -481,6 +543,12 @@ fn a_port_is_taken() {
             .replace(&port.to_string(), "PORT")
             .replace(comm.trim_end(), "[this test]")
     };
+    let offered = regex::Regex::new(r"hostPort: \d+").unwrap();
+    let told = |test: &Test| {
+        offered
+            .replace_all(&told(test), "hostPort: [free]")
+            .into_owned()
+    };
     if cfg!(target_os = "linux") {
         let pid = format!("(pid {})", process::id());
         assert!(test.clone().start().wait().stderr.contains(&pid));
@@ -488,7 +556,9 @@ fn a_port_is_taken() {
         --- stderr
         error: port PORT on 127.0.0.1 is taken by [this test] (pid [pid])
 
-        hint: end it (`kill [pid]`), or change this `hostPort` in [temp]/project/cluster-configs/kind.yaml
+        hint: end it (`kill [pid]`), or publish ports that are free, in [temp]/project/cluster-configs/kind.yaml (or in a copy of it, where other environments name it too):
+              - {listenAddress: 127.0.0.1, hostPort: [free], containerPort: 80}
+              - {listenAddress: 127.0.0.1, hostPort: [free], containerPort: 443}
         --- status 1
         ");
     }
@@ -503,7 +573,9 @@ fn a_port_is_taken() {
     --- stderr
     error: port PORT on 127.0.0.1 is taken by the container web (nginx:1)
 
-    hint: `docker stop web`, or change this `hostPort` in [temp]/project/cluster-configs/kind.yaml
+    hint: `docker stop web`, or publish ports that are free, in [temp]/project/cluster-configs/kind.yaml (or in a copy of it, where other environments name it too):
+          - {listenAddress: 127.0.0.1, hostPort: [free], containerPort: 80}
+          - {listenAddress: 127.0.0.1, hostPort: [free], containerPort: 443}
     --- status 1
     ");
     assert_eq!((test.calls("kind"), test.calls("build")), (vec![], vec![]));
@@ -1136,6 +1208,8 @@ fn help_and_completions() {
       reset        Back to the last state that passed all checks, in place
       snapshot     Save, list, restore or remove named states of the environment
       status       Show what is: the cluster, Argo CD, each application and what it waits for
+      list         Show all environments: this project's, and whatever of yours is up elsewhere
+      doctor       Show what on this machine would get in the way, before anything is touched
       check        Prove again, through the front door, that what is up works
       run          Bring the environment up, run a command in it, remove the environment again
       secrets      Show the generated logins, with their addresses
@@ -1174,6 +1248,8 @@ fn help_and_completions() {
       devenv up --plan                 what `up` would do, touching nothing
       devenv sync                      push the working tree, wait until it is applied
       devenv sync --watch              the same on every change of a file, until Ctrl-C
+      devenv doctor                    what on this machine would get in the way
+      devenv list                      all environments, with their state, age and size
       devenv status -o json            what is there, for a program
       devenv hosts show                the names in the hosts file, and what is in their way
       devenv check                     prove again that everything works

@@ -31,6 +31,14 @@ pub(crate) struct World {
     pub(crate) things: BTreeMap<String, BTreeMap<String, String>>,
     /// How commands in containers answer: the first whose beginning fits; without one, as if the program weren't there.
     pub(crate) answers: Vec<Answer>,
+    /// What `docker info` says, beyond and in place of a little that is always the same.
+    pub(crate) info: BTreeMap<String, Value>,
+    /// The version, and the architecture of what it runs.
+    pub(crate) version: Option<(String, String)>,
+    /// Networks: names, subnets.
+    pub(crate) networks: Vec<(String, String)>,
+    /// Volumes: names, sizes; they lie in `/volumes`, and no container has one whose name is of digits alone.
+    pub(crate) volumes: Vec<(String, u64)>,
     /// Every call fails with this status and message.
     pub(crate) broken: Option<(u16, String)>,
     /// "GET /containers/json?all=true", in order, without the version of the API.
@@ -52,6 +60,10 @@ pub(crate) struct Container {
     pub(crate) ports: Vec<(u16, String, u16)>,
     /// In the network `kind`.
     pub(crate) address: String,
+    /// Seconds since 1970.
+    pub(crate) created: u64,
+    /// What is in its own layer, in bytes.
+    pub(crate) written: u64,
     /// It is there only from when on a file of its name is in the engine's folder.
     pub(crate) is_to_come: bool,
 }
@@ -91,7 +103,7 @@ impl Container {
             mounts: vec![("/mark".to_owned(), format!("/devenv/{environment}"))],
             ports: vec![(6443, "127.0.0.1".to_owned(), 40123)],
             address: "172.18.0.2".to_owned(),
-            is_to_come: false,
+            ..Self::default()
         }
     }
 
@@ -140,6 +152,8 @@ impl Container {
             "Image": self.image,
             "State": self.state,
             "Labels": self.labels,
+            "Created": self.created,
+            "SizeRw": self.written,
             "Ports": if self.state == "running" { ports.collect() } else { Vec::new() },
             "Mounts": self.mounts(),
         })
@@ -276,14 +290,40 @@ fn answer(world: &mut World, folder: &Path, request: &Request, parts: &[&str]) -
     let missing = |what: &str, name: &str| (404, message_of(&format!("No such {what}: {name}")));
     match (request.method.as_str(), parts) {
         ("GET" | "HEAD", ["_ping"]) => (200, Value::Null),
-        ("GET", ["version"]) => (
-            200,
-            json!({"Version": "28.0.0", "ApiVersion": "1.48", "MinAPIVersion": "1.24", "Os": "linux", "Arch": "amd64"}),
-        ),
-        ("GET", ["info"]) => (
-            200,
-            json!({"ServerVersion": "28.0.0", "NCPU": 2, "MemTotal": 8_000_000_000_u64, "CgroupVersion": "2"}),
-        ),
+        ("GET", ["version"]) => {
+            let usual = || ("28.0.0".to_owned(), "amd64".to_owned());
+            let (version, architecture) = world.version.clone().unwrap_or_else(usual);
+            (
+                200,
+                json!({"Version": version, "ApiVersion": "1.48", "MinAPIVersion": "1.24", "Os": "linux", "Arch": architecture}),
+            )
+        }
+        ("GET", ["info"]) => {
+            let mut info = json!({"ServerVersion": "28.0.0", "NCPU": 2, "MemTotal": 8_000_000_000_u64, "CgroupVersion": "2"});
+            for (key, value) in &world.info {
+                info[key] = value.clone();
+            }
+            (200, info)
+        }
+        ("GET", ["networks"]) => {
+            let networks = world.networks.iter().map(|(name, subnet)| {
+                json!({"Name": name, "Id": "1234567890abcdef", "Driver": "bridge",
+                    "IPAM": {"Config": [{"Subnet": subnet, "Gateway": subnet.replace(".0/16", ".1")}]}})
+            });
+            (200, networks.collect())
+        }
+        ("GET", ["volumes"]) => {
+            let is_forsaken = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+            let volumes = world.volumes.iter().filter(|(name, _)| is_forsaken(name));
+            let volumes: Vec<_> = volumes.map(|(name, _)| json!({"Name": name})).collect();
+            (200, json!({"Volumes": volumes}))
+        }
+        ("GET", ["system", "df"]) => {
+            let volumes = world.volumes.iter().map(|(name, size)| {
+                json!({"Name": name, "Mountpoint": format!("/volumes/{name}"), "UsageData": {"Size": size, "RefCount": 1}})
+            });
+            (200, json!({"Volumes": volumes.collect::<Vec<_>>()}))
+        }
         ("GET", ["containers", "json"]) => {
             let wanted = labels(&request.query);
             let all = request.query.contains("all=true");

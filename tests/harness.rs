@@ -548,6 +548,11 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
+    /// Any text, redacted as its output is.
+    pub(crate) fn redacted(&self, text: &str) -> String {
+        self.test.redacted(text)
+    }
+
     /// Stdout, stderr and status, redacted, for a snapshot.
     pub(crate) fn transcript(&self) -> String {
         let stdout = self.test.redacted(&self.stdout);

@@ -9,11 +9,14 @@ mod broken;
 mod browser;
 mod ci;
 mod commands;
+#[cfg(target_os = "linux")]
+mod doctor;
 mod e2e;
 mod engine;
 mod harness;
 mod hosts;
 mod k3d;
+mod list;
 mod processes;
 mod report;
 mod run;

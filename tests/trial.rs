@@ -183,3 +183,56 @@ fn run_command() {
         .await
     });
 }
+
+/// Listens at this address until it is killed.
+#[test]
+#[ignore = "is a program"]
+fn listener() {
+    let _listener = std::net::TcpListener::bind(std::env::var("LISTEN").unwrap()).unwrap();
+    ready_for_a_while();
+}
+
+/// A DNS server on loopback that has a zone `local`, and leads every name below `corp.test` to one address.
+#[test]
+#[ignore = "is a program"]
+fn dns() {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:53").unwrap();
+    std::thread::spawn(ready_for_a_while);
+    let mut packet = [0; 512];
+    loop {
+        let (length, asker) = socket.recv_from(&mut packet).unwrap();
+        let question = &packet[12..length];
+        let end = question.iter().position(|byte| *byte == 0).unwrap() + 1;
+        let (name, kind) = (&question[..end], question[end + 1]);
+        let answer: &[u8] = match kind {
+            // The names of a server and of somebody responsible, and five numbers.
+            6 if name == b"\x05local\0" => &[
+                0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1,
+            ],
+            1 if name.ends_with(b"\x04corp\x04test\0") => &[10, 66, 66, 66],
+            _ => &[],
+        };
+        let count = u8::from(!answer.is_empty());
+        let status = if answer.is_empty() { 0x83 } else { 0x80 };
+        let mut reply = [&packet[..2], &[0x81, status, 0, 1, 0, count, 0, 0, 0, 0]].concat();
+        reply.extend(&question[..end + 4]);
+        if !answer.is_empty() {
+            reply.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 9, 0]);
+            reply.push(u8::try_from(answer.len()).unwrap());
+            reply.extend(answer);
+        }
+        socket.send_to(&reply, asker).unwrap();
+    }
+}
+
+/// Says by a file that it is ready, and ends when nobody can need it any more.
+#[expect(
+    clippy::disallowed_methods,
+    clippy::exit,
+    reason = "these tests are programs and have exit codes"
+)]
+fn ready_for_a_while() {
+    std::fs::write(std::env::var("READY").unwrap(), "").unwrap();
+    std::thread::sleep(Duration::from_secs(20));
+    std::process::exit(0);
+}

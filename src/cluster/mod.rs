@@ -12,6 +12,7 @@ pub mod k3d_config;
 pub mod kind;
 pub mod kind_config;
 pub mod kubeconfig;
+pub mod ours;
 pub mod ports;
 pub mod restart;
 pub mod saved;
@@ -125,6 +126,13 @@ pub async fn nodes(docker: &Docker, environment: &Environment) -> anyhow::Result
     match environment.provider {
         Provider::Kind if kind::is_ours(&containers, &environment.id) => {}
         Provider::Kind => {
+            let label = containers
+                .iter()
+                .find_map(ours::mark)
+                .map(ours::label_beside);
+            if let Some(Some(file)) = label {
+                return Err(namesake(environment, &containers, file));
+            }
             let mark = kind::mark(&environment.id);
             return Err(refuse(
                 environment,
@@ -208,24 +216,66 @@ fn is_marked(
     ))
 }
 
+/// The error for a cluster that belongs to another environment, which has the same name.
+fn namesake(environment: &Environment, nodes: &[Node], file: PathBuf) -> anyhow::Error {
+    let other = ours::Ours {
+        provider: environment.provider,
+        cluster: environment.cluster.clone(),
+        id: String::new(),
+        nodes: nodes.to_vec(),
+        file: Some(file),
+    };
+    let file = environment.file.display();
+    let is_gone = !other.file.as_ref().is_some_and(|file| file.is_file());
+    Failure::NotOurs {
+        message: format!(
+            "the cluster {} belongs to {}{}: two environments of one name can't be up side by side",
+            environment.cluster,
+            other.told(),
+            if is_gone { " (which is gone)" } else { "" },
+        ),
+        hint: format!(
+            "give this one another name: `mv {file} {}`; or remove the other: `{}`",
+            environment
+                .file
+                .with_file_name(format!("{}-2.yaml", environment.name))
+                .display(),
+            other.removal()
+        ),
+    }
+    .into()
+}
+
 /// What is there. Asks the nodes themselves how far the provider came: when it is killed, it leaves containers that run.
 pub async fn observe(
     docker: &Docker,
     environment: &Environment,
     nodes: &[Node],
 ) -> anyhow::Result<Found> {
+    let Environment {
+        provider, cluster, ..
+    } = environment;
+    if nodes.is_empty()
+        && *provider == Provider::K3d
+        && (k3d_network_is_made(docker, environment).await?
+            || k3d_volume_is_made(docker, environment).await?)
+    {
+        return Ok(Found::HalfMade(
+            "k3d was stopped before it made a node".to_owned(),
+        ));
+    }
+    observe_cluster(docker, *provider, cluster, nodes).await
+}
+
+/// Like [`observe`], for any environment's cluster.
+pub async fn observe_cluster(
+    docker: &Docker,
+    provider: Provider,
+    cluster: &str,
+    nodes: &[Node],
+) -> anyhow::Result<Found> {
     if nodes.is_empty() {
-        return match environment.provider {
-            Provider::K3d
-                if k3d_network_is_made(docker, environment).await?
-                    || k3d_volume_is_made(docker, environment).await? =>
-            {
-                Ok(Found::HalfMade(
-                    "k3d was stopped before it made a node".to_owned(),
-                ))
-            }
-            Provider::Kind | Provider::K3d => Ok(Found::Absent),
-        };
+        return Ok(Found::Absent);
     }
     if let Some(node) = nodes
         .iter()
@@ -250,13 +300,13 @@ pub async fn observe(
         ));
     };
     // k3s goes on by itself once it is started; kubeadm doesn't.
-    let goes_on = environment.provider == Provider::K3d;
+    let goes_on = provider == Provider::K3d;
     if !goes_on && !kubeadm_finished(docker, control_plane).await? {
         return Ok(Found::HalfMade(
             "kubeadm was stopped before it finished".to_owned(),
         ));
     }
-    let Some(client) = client(docker, environment, control_plane, &server).await? else {
+    let Some(client) = client(docker, provider, cluster, control_plane, &server).await? else {
         return Ok(match goes_on {
             true => Found::Running,
             false => {
@@ -268,7 +318,7 @@ pub async fn observe(
         // It is just starting; whoever needs it waits, and asks again how far the provider came.
         return Ok(Found::Running);
     }
-    unfinished(&client, environment, nodes)
+    unfinished(&client, provider, nodes)
         .await
         .map(|reason| reason.map_or(Found::Running, Found::HalfMade))
 }
@@ -288,10 +338,10 @@ async fn kubeadm_finished(docker: &Docker, control_plane: &Node) -> anyhow::Resu
 /// control plane, and every node joins. The nodes of k3d do all that by themselves, whatever becomes of k3d.
 pub async fn unfinished(
     client: &Client,
-    environment: &Environment,
+    provider: Provider,
     nodes: &[Node],
 ) -> anyhow::Result<Option<String>> {
-    if environment.provider == Provider::K3d {
+    if provider == Provider::K3d {
         return Ok(None);
     }
     let classes = kube::list(client, "storage.k8s.io/v1", "StorageClass", None, "").await?;
@@ -390,17 +440,25 @@ pub async fn find_program(context: &Context, environment: &Environment) -> anyho
     let get = format!(
         "scripts/up installs it (built from its Go module, checked against go.sum); or: {by_hand}"
     );
-    let own = context.paths.tools().join(tool);
-    let found = which::which(tool)
-        .ok()
-        .or_else(|| own.is_file().then_some(own));
-    let Some(program) = found else {
+    let Some(program) = program_of(context, environment.provider) else {
         return Err(Failure::ToolMissing { tool, hint: get }.into());
     };
     if environment.provider == Provider::K3d {
         refuse_old_k3d(context, &program, get).await?;
     }
     Ok(program)
+}
+
+/// Where the provider's program is: on PATH, or where `scripts/up` puts it.
+pub fn program_of(context: &Context, provider: Provider) -> Option<PathBuf> {
+    let tool = match provider {
+        Provider::Kind => "kind",
+        Provider::K3d => "k3d",
+    };
+    let own = context.paths.tools().join(tool);
+    which::which(tool)
+        .ok()
+        .or_else(|| own.is_file().then_some(own))
 }
 
 async fn refuse_old_k3d(context: &Context, k3d: &Path, get: String) -> anyhow::Result<()> {
@@ -442,7 +500,7 @@ pub async fn create(
     step: &Step,
 ) -> anyhow::Result<()> {
     let environment = &inputs.environment;
-    paths::private_folder(&context.paths.environment(&environment.id))?;
+    ours::folder(&context.paths, environment)?;
     // In the environment's own folder: even if devenv is killed, `down` finds it.
     let scratch = tempfile::tempdir_in(context.paths.environment(&environment.id))
         .context("make a folder for the provider's files")?;
@@ -555,13 +613,19 @@ pub async fn api(
         let Some((control_plane, server)) = api_server(&nodes) else {
             return Ok(Look::NotYet("no control plane runs yet".to_owned()));
         };
-        let Some((text, client)) =
-            kubeconfig_and_client(docker, environment, control_plane, &server).await?
+        let Some((text, client)) = kubeconfig_and_client(
+            docker,
+            environment.provider,
+            &environment.cluster,
+            control_plane,
+            &server,
+        )
+        .await?
         else {
             return Ok(Look::NotYet("the control plane is being set up".to_owned()));
         };
         kube::ready(&client).await?;
-        paths::private_folder(&context.paths.environment(&environment.id))?;
+        ours::folder(&context.paths, environment)?;
         let path = context.paths.kubeconfig(&environment.id);
         if std::fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
             paths::write_private(&path, text.as_bytes())?;
@@ -573,13 +637,16 @@ pub async fn api(
 
 async fn client(
     docker: &Docker,
-    environment: &Environment,
+    provider: Provider,
+    cluster: &str,
     node: &Node,
     server: &str,
 ) -> anyhow::Result<Option<Client>> {
-    Ok(kubeconfig_and_client(docker, environment, node, server)
-        .await?
-        .map(|(_, client)| client))
+    Ok(
+        kubeconfig_and_client(docker, provider, cluster, node, server)
+            .await?
+            .map(|(_, client)| client),
+    )
 }
 
 /// The kubeconfig for the person, and a client; `None` as long as the node hasn't written its own kubeconfigs.
@@ -588,11 +655,12 @@ async fn client(
 /// rights until kubeadm gets round to giving them, which is seconds after the API server answers.
 async fn kubeconfig_and_client(
     docker: &Docker,
-    environment: &Environment,
+    provider: Provider,
+    cluster: &str,
     node: &Node,
     server: &str,
 ) -> anyhow::Result<Option<(String, Client)>> {
-    let script = match environment.provider {
+    let script = match provider {
         Provider::Kind => {
             "cat /etc/kubernetes/admin.conf && echo ---; cat /etc/kubernetes/super-admin.conf"
         }
@@ -605,9 +673,9 @@ async fn kubeconfig_and_client(
     if !admin.contains("client-key-data") {
         return Ok(None);
     }
-    let text = kubeconfig::of_person(admin, server, &environment.cluster)?;
+    let text = kubeconfig::of_person(admin, server, cluster)?;
     let client = match super_admin.contains("client-key-data") {
-        true => kubeconfig::of_person(super_admin, server, &environment.cluster)?,
+        true => kubeconfig::of_person(super_admin, server, cluster)?,
         false => text.clone(),
     };
     Ok(Some((text, kube::client(&client).await?)))
@@ -622,7 +690,15 @@ pub async fn client_if_running(
     let Some((control_plane, server)) = api_server(nodes) else {
         return Ok(None);
     };
-    let Some(client) = client(docker, environment, control_plane, &server).await? else {
+    let Some(client) = client(
+        docker,
+        environment.provider,
+        &environment.cluster,
+        control_plane,
+        &server,
+    )
+    .await?
+    else {
         return Ok(None);
     };
     Ok(kube::ready(&client).await.is_ok().then_some(client))

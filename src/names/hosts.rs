@@ -300,6 +300,22 @@ pub fn remove(file: &[u8], owner: &Id) -> Result<Vec<u8>, Torn> {
     Ok([before, after].concat())
 }
 
+/// Whose whole blocks the file holds, in order.
+pub fn owners(file: &[u8]) -> Vec<Owner> {
+    blocks(file)
+        .into_iter()
+        .filter_map(|place| {
+            let first = lines(&file[place.bytes.clone()]).next()?;
+            let first = str::from_utf8(&file[place.bytes][first]).ok()?;
+            let mut words = first.strip_prefix(BEGIN)?.split_ascii_whitespace();
+            Some(Owner {
+                name: words.next()?.parse().ok()?,
+                id: words.next()?.parse().ok()?,
+            })
+        })
+        .collect()
+}
+
 /// Whether the owner's block has lines for `::1`; `None` where there is no such block, or a torn one.
 pub fn has_ipv6(file: &[u8], owner: &Id) -> Option<bool> {
     let place = find(file, owner).ok()??;
@@ -624,6 +640,7 @@ mod tests {
         +# END devenv dev 0123456789ab
         ");
         let two = insert(&one, &team()).unwrap();
+        assert_eq!(owners(&two), [self::dev().owner, self::team().owner]);
         assert!(shown(&two).contains("team ba9876543210 v1 nl=1\n"));
         let (dev, team) = (dev().owner.id, team().owner.id);
         let left = remove(&two, &dev).unwrap();

@@ -403,6 +403,11 @@ fn is_ci() -> bool {
         .is_some_and(|value| !value.is_empty() && value != "0" && value != "false")
 }
 
+/// What a person types to take an environment's block out where its file is gone, so that devenv can't be asked for it.
+pub fn removal_by_hand(owner: Owner) -> anyhow::Result<String> {
+    Ok(sudo(&Change::Remove(owner))?.by_hand)
+}
+
 /// The call of the helper, in its three forms.
 struct Sudo {
     asking: Cmd,
