@@ -15,8 +15,9 @@ pub const MASK: &str = "********";
 
 /// Keys of Secrets whose values are no secret: names, addresses and certificates, which the rest of a log is made of. A password
 /// that is the same as one of them is masked all the same, since it is under another key too.
-const OPEN_KEYS: [&str; 15] = [
+const OPEN_KEYS: [&str; 16] = [
     "admin-user",
+    "admin.passwordMtime",
     "ca.crt",
     "dbname",
     "host",

@@ -197,7 +197,10 @@ impl Folder<'_> {
                     NODE_LINES,
                 ],
             ),
-            ("containers.txt", &["crictl", "ps", "--all"]),
+            (
+                "containers.txt",
+                &["ctr", "--namespace", "k8s.io", "tasks", "list"],
+            ),
             ("disk.txt", &["df", "-h"]),
         ];
         for node in nodes {
@@ -259,10 +262,7 @@ impl Folder<'_> {
         match within(list(client, "v1", "Pod", None, "")).await {
             Ok(pods) => {
                 self.write("pods.txt", &told_pods(&pods));
-                for pod in pods
-                    .iter()
-                    .filter(|pod| explain::pod(pod).is_some() || restarts(pod) > 0)
-                {
+                for pod in worth_reading(&pods) {
                     self.of_pod(client, pod).await;
                 }
             }
@@ -312,7 +312,8 @@ impl Folder<'_> {
              checks.json         the checks, with what each saw\n\
              manifests/          Argo CD's Applications, and the objects that aren't well\n\
              pods.txt            all pods\n\
-             logs/               what the containers say that aren't ready or were started again; previous.log: before that\n\
+             logs/               what the containers say that aren't ready or were started again, or where there are none, all of\n\
+             \x20                   the platform; previous.log: before they were started again\n\
              cluster-events.txt  what the cluster noticed, in order\n\
              nodes/              journals of the nodes, of the kubelet and of containerd, containers, disks\n\n",
             told.command,
@@ -433,6 +434,22 @@ fn told_events(events: &[Value]) -> String {
         .collect();
     lines.sort();
     lines.concat()
+}
+
+/// The pods that aren't ready or were started again. Where all are well and something failed all the same, whoever looks for the
+/// reason wants to read what they all say.
+fn worth_reading(pods: &[Value]) -> Vec<&Value> {
+    let unwell: Vec<&Value> = pods
+        .iter()
+        .filter(|pod| explain::pod(pod).is_some() || restarts(pod) > 0)
+        .collect();
+    match unwell.is_empty() {
+        true => pods
+            .iter()
+            .filter(|pod| text(pod, "/metadata/namespace") != "kube-system")
+            .collect(),
+        false => unwell,
+    }
 }
 
 fn told_pods(pods: &[Value]) -> String {
