@@ -47,6 +47,7 @@ pub struct Cmd {
     failed: Option<String>,
     args: Vec<OsString>,
     variables: Vec<Variable>,
+    withheld: Vec<OsString>,
     stdin: Option<Secret>,
     directory: Option<PathBuf>,
     deadline: Option<Duration>,
@@ -95,6 +96,7 @@ impl Cmd {
             failed: None,
             args: Vec::new(),
             variables: Vec::new(),
+            withheld: Vec::new(),
             stdin: None,
             directory: None,
             deadline: None,
@@ -139,6 +141,12 @@ impl Cmd {
         self
     }
 
+    /// Variables of our own environment that the child doesn't get.
+    pub fn without(mut self, names: impl IntoIterator<Item = OsString>) -> Self {
+        self.withheld.extend(names);
+        self
+    }
+
     /// One more variable, whose value is shown nowhere.
     pub fn secret_env(mut self, name: &'static str, value: impl Into<Vec<u8>>) -> Self {
         let value = Value::Secret(Secret(value.into()));
@@ -177,6 +185,12 @@ impl fmt::Display for Cmd {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(directory) = &self.directory {
             write!(formatter, "cd {} && ", quoted(directory.as_os_str()))?;
+        }
+        if !self.withheld.is_empty() {
+            write!(formatter, "env ")?;
+        }
+        for name in &self.withheld {
+            write!(formatter, "-u {} ", quoted(name))?;
         }
         for Variable { name, value } in &self.variables {
             match value {
@@ -457,6 +471,9 @@ fn prepared(cmd: &Cmd) -> anyhow::Result<Command> {
         })
         .stdout(Stdio::piped())
         .kill_on_drop(true);
+    for name in &cmd.withheld {
+        command.env_remove(name);
+    }
     for Variable { name, value } in &cmd.variables {
         match value {
             Value::Plain(value) => command.env(name, value),

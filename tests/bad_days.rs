@@ -488,7 +488,7 @@ fn a_port_is_taken() {
         --- stderr
         error: port PORT on 127.0.0.1 is taken by [this test] (pid [pid])
 
-        hint: end it (`kill [pid]`), or change this `hostPort` in [temp]/project/cluster-configs/kind.yaml
+        hint: end it (`kill [pid]`), or change this port in [temp]/project/cluster-configs/kind.yaml
         --- status 1
         ");
     }
@@ -503,7 +503,7 @@ fn a_port_is_taken() {
     --- stderr
     error: port PORT on 127.0.0.1 is taken by the container web (nginx:1)
 
-    hint: `docker stop web`, or change this `hostPort` in [temp]/project/cluster-configs/kind.yaml
+    hint: `docker stop web`, or change this port in [temp]/project/cluster-configs/kind.yaml
     --- status 1
     ");
     assert_eq!((test.calls("kind"), test.calls("build")), (vec![], vec![]));

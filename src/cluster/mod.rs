@@ -16,6 +16,7 @@ pub mod ports;
 pub mod restart;
 pub mod saved;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,7 +41,7 @@ use crate::wait::{Look, Wait, wait_for};
 pub enum Found {
     /// Nothing.
     Absent,
-    /// Containers, but kind didn't finish its work on them; the reason in words.
+    /// Containers, but the provider didn't finish its work on them; the reason in words.
     HalfMade(String),
     /// A whole cluster of which some nodes don't run (stopped, or paused).
     Stopped(Vec<String>),
@@ -65,7 +66,8 @@ pub enum Action {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Removed {
     containers: usize,
-    network: bool,
+    /// The network and the volume that k3d was given.
+    beside: bool,
 }
 
 impl Removed {
@@ -76,7 +78,7 @@ impl Removed {
             1 => Some("1 container and its volumes".to_owned()),
             count => Some(format!("{count} containers and their volumes")),
         };
-        match (containers, self.network) {
+        match (containers, self.beside) {
             (None, false) => None,
             (None, true) => Some("what was made before the first container".to_owned()),
             (Some(containers), false) => Some(containers),
@@ -188,7 +190,7 @@ async fn k3d_volume_is_made(docker: &Docker, environment: &Environment) -> anyho
 
 fn is_marked(
     environment: &Environment,
-    labels: Option<std::collections::HashMap<String, String>>,
+    labels: Option<HashMap<String, String>>,
     what: &str,
     name: &str,
 ) -> anyhow::Result<bool> {
@@ -214,30 +216,25 @@ pub async fn observe(
     environment: &Environment,
     nodes: &[Node],
 ) -> anyhow::Result<Found> {
-    if nodes.is_empty() {
-        return match environment.provider {
-            Provider::K3d
-                if k3d_network_is_made(docker, environment).await?
-                    || k3d_volume_is_made(docker, environment).await? =>
-            {
-                Ok(Found::HalfMade(
-                    "k3d was stopped before it made a node".to_owned(),
-                ))
-            }
-            Provider::Kind | Provider::K3d => Ok(Found::Absent),
-        };
+    if lasting(nodes).next().is_none() {
+        let began = !nodes.is_empty()
+            || environment.provider == Provider::K3d
+                && (k3d_network_is_made(docker, environment).await?
+                    || k3d_volume_is_made(docker, environment).await?);
+        return Ok(match began {
+            true => Found::HalfMade("k3d was stopped before it made a node".to_owned()),
+            false => Found::Absent,
+        });
     }
-    if let Some(node) = nodes
-        .iter()
-        .find(|node| matches!(node.state, State::Created | State::Dead))
+    if let Some(node) =
+        lasting(nodes).find(|node| matches!(node.state, State::Created | State::Dead))
     {
         return Ok(Found::HalfMade(format!(
             "node {} was never started",
             node.name
         )));
     }
-    let asleep: Vec<String> = nodes
-        .iter()
+    let asleep: Vec<String> = lasting(nodes)
         .filter(|node| node.state != State::Running)
         .map(|node| node.name.clone())
         .collect();
@@ -271,6 +268,13 @@ pub async fn observe(
     unfinished(&client, environment, nodes)
         .await
         .map(|reason| reason.map_or(Found::Running, Found::HalfMade))
+}
+
+/// The containers that a cluster consists of, and not what k3d makes for a moment and may leave behind.
+fn lasting(containers: &[Node]) -> impl Iterator<Item = &Node> {
+    containers
+        .iter()
+        .filter(|container| container.role != k3d::FOR_A_MOMENT)
 }
 
 /// Whether kubeadm got as far as the kubelet's own certificate, which is next to its last step.
@@ -465,7 +469,8 @@ pub async fn create(
             );
             docker.make_network(&network, labels.clone()).await?;
             docker.make_volume(&volume, labels).await?;
-            k3d::create(&k3d::Create {
+            let variables = std::env::vars_os().map(|(name, _)| name);
+            k3d::create(k3d::Create {
                 k3d: program,
                 cluster: &environment.cluster,
                 id: &environment.id,
@@ -477,6 +482,9 @@ pub async fn create(
                     &environment.image(&k3d::BALANCER_IMAGE.parse()?).to_string(),
                 ),
                 scratch: scratch.path(),
+                withheld: variables
+                    .filter(|name| k3d::overrides_config(name))
+                    .collect(),
             })
         }
     };
@@ -635,20 +643,20 @@ pub async fn remove(
     futures::future::try_join_all(nodes.iter().map(|node| docker.remove(&node.name))).await?;
     let mut removed = Removed {
         containers: nodes.len(),
-        network: false,
+        beside: false,
     };
     if environment.provider == Provider::K3d {
         if k3d_volume_is_made(docker, environment).await? {
             docker
                 .remove_volume(&k3d::volume(&environment.cluster))
                 .await?;
-            removed.network = true;
+            removed.beside = true;
         }
         if k3d_network_is_made(docker, environment).await? {
             docker
                 .remove_network(&k3d::network(&environment.cluster))
                 .await?;
-            removed.network = true;
+            removed.beside = true;
         }
     }
     Ok(removed)

@@ -28,7 +28,7 @@ pub async fn refuse_taken(
                     address: address.to_string(),
                     port: *port,
                     holder,
-                    hint: format!("{free}, or change this `hostPort` in {}", config.display()),
+                    hint: format!("{free}, or change this port in {}", config.display()),
                 }
                 .into());
             }
