@@ -51,6 +51,7 @@ pub struct Cmd {
     failed: Option<String>,
     args: Vec<OsString>,
     variables: Vec<Variable>,
+    withheld: Vec<OsString>,
     stdin: Option<Secret>,
     directory: Option<PathBuf>,
     deadline: Option<Duration>,
@@ -99,6 +100,7 @@ impl Cmd {
             failed: None,
             args: Vec::new(),
             variables: Vec::new(),
+            withheld: Vec::new(),
             stdin: None,
             directory: None,
             deadline: None,
@@ -140,6 +142,12 @@ impl Cmd {
     pub fn env(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<OsString>) -> Self {
         let (name, value) = (name.into(), Value::Plain(value.into()));
         self.variables.push(Variable { name, value });
+        self
+    }
+
+    /// Variables of our own environment that the child doesn't get.
+    pub fn without(mut self, names: impl IntoIterator<Item = OsString>) -> Self {
+        self.withheld.extend(names);
         self
     }
 
@@ -185,6 +193,12 @@ impl fmt::Display for Cmd {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(directory) = &self.directory {
             write!(formatter, "cd {} && ", quoted(directory.as_os_str()))?;
+        }
+        if !self.withheld.is_empty() {
+            write!(formatter, "env ")?;
+        }
+        for name in &self.withheld {
+            write!(formatter, "-u {} ", quoted(name))?;
         }
         for Variable { name, value } in &self.variables {
             match value {
@@ -607,6 +621,9 @@ fn prepared(cmd: &Cmd) -> anyhow::Result<Command> {
         })
         .stdout(Stdio::piped())
         .kill_on_drop(true);
+    for name in &cmd.withheld {
+        command.env_remove(name);
+    }
     for Variable { name, value } in &cmd.variables {
         match value {
             Value::Plain(value) => command.env(&**name, value),

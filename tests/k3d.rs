@@ -167,6 +167,27 @@ fn k3d_fails() {
 }
 
 #[test]
+fn a_variable_does_not_stand_above_the_config() {
+    let engine = Engine::start();
+    let test = project()
+        .docker(&engine)
+        .fake(
+            "k3d",
+            &FAILS.replace("touch", "env | grep ^K3D_KUBE >&2; touch"),
+        )
+        .env("K3D_KUBEAPI_HOSTIP", "0.0.0.0");
+    insta::assert_snapshot!(told(&test, &["up", "--quiet"]), @r"
+    --- stderr
+    error: create the cluster devenv-dev: `env -u K3D_KUBEAPI_HOSTIP TMPDIR=[scratch] K3D_IMAGE_TOOLS=ghcr.io/k3d-io/k3d-tools:5.8.3 [temp]/bin/k3d cluster create devenv-dev --no-rollback --config [temp]/project/cluster-configs/k3d.yaml --image test.devenv.test/k3s:1 --network k3d-devenv-dev --runtime-label devenv.environment=[id]@all --kubeconfig-update-default=false --kubeconfig-switch-context=false --no-lb` failed (exit status 1)
+      | INFO[0000] Prep: Network
+      | FATA[0001] Cluster creation FAILED, rollback deactivated.
+
+    hint: what k3d made is kept: `docker logs k3d-devenv-dev-server-0` shows how far it came, `devenv up --environment dev` makes it anew, `devenv down --environment dev` removes it
+    --- status 1
+    ");
+}
+
+#[test]
 fn k3d_was_killed_before_it_made_a_node() {
     let engine = Engine::start();
     let test = project().docker(&engine);
@@ -187,7 +208,7 @@ fn k3d_was_killed_before_it_made_a_node() {
     engine.world().containers.push(tools());
     insta::assert_snapshot!(told(&test, &["status"]), @r"
     environment  dev
-    cluster      devenv-dev (k3d), half-made: it has no control plane that publishes its API server; devenv up makes it anew
+    cluster      devenv-dev (k3d), half-made: k3d was stopped before it made a node; devenv up makes it anew
     --- stderr
     --- status 1
     ");

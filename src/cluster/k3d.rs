@@ -5,6 +5,7 @@
 //! k3d takes both as they are.
 
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use crate::docker::Node;
@@ -14,6 +15,8 @@ use crate::exec::Cmd;
 pub const LABEL: &str = "k3d.cluster";
 /// The label with an environment's id, by which what was made for it is known as ours.
 pub const MARK: &str = "devenv.environment";
+/// The role of k3d's tools container.
+pub(super) const FOR_A_MOMENT: &str = "noRole";
 /// The image of a container that k3d makes for a moment while it creates a cluster.
 pub const TOOLS_IMAGE: &str = "ghcr.io/k3d-io/k3d-tools:5.8.3";
 /// The image of k3d's load balancer.
@@ -75,11 +78,13 @@ pub struct Create<'a> {
     pub helpers: (&'a str, &'a str),
     /// Where k3d leaves its copy of the config, which it never removes.
     pub scratch: &'a Path,
+    /// Variables that would stand above the config; see [`overrides_config`].
+    pub withheld: Vec<OsString>,
 }
 
 /// `k3d cluster create`. Nodes of a failed attempt are kept (`--no-rollback`), so that the reason can be read from them; no
 /// kubeconfig is touched, since devenv writes its own.
-pub fn create(create: &Create<'_>) -> Cmd {
+pub fn create(create: Create<'_>) -> Cmd {
     let Create {
         k3d,
         cluster,
@@ -89,15 +94,17 @@ pub fn create(create: &Create<'_>) -> Cmd {
         balanced,
         helpers: (tools, balancer),
         scratch,
+        withheld,
     } = create;
     let call = Cmd::new("k3d")
-        .at(*k3d)
-        .env("TMPDIR", *scratch)
-        .env("K3D_IMAGE_TOOLS", *tools)
-        .args(["cluster", "create", *cluster, "--no-rollback"])
+        .at(k3d)
+        .without(withheld)
+        .env("TMPDIR", scratch)
+        .env("K3D_IMAGE_TOOLS", tools)
+        .args(["cluster", "create", cluster, "--no-rollback"])
         .arg("--config")
-        .arg(*config)
-        .args(["--image", *image])
+        .arg(config)
+        .args(["--image", image])
         .args(["--network".to_owned(), network(cluster)])
         .args(["--runtime-label".to_owned(), format!("{MARK}={id}@all")])
         .args([
@@ -105,10 +112,20 @@ pub fn create(create: &Create<'_>) -> Cmd {
             "--kubeconfig-switch-context=false",
         ]);
     match balanced {
-        true => call.env("K3D_IMAGE_LOADBALANCER", *balancer),
+        true => call.env("K3D_IMAGE_LOADBALANCER", balancer),
         // It waits six seconds for nothing but itself.
         false => call.arg("--no-lb"),
     }
+}
+
+/// Whether a variable of this name would change what the config says: k3d takes any key of it from the environment, and
+/// `K3D_KUBEAPI_HOSTIP=0.0.0.0` would open the API server to everybody, whatever was checked. The rest of `K3D_…` says how
+/// k3d works, and stays.
+pub fn overrides_config(variable: &OsStr) -> bool {
+    let name = variable.to_string_lossy();
+    let stays = ["FIX_", "IMAGE_", "HELPER_", "LOG_", "DEBUG_"];
+    name.strip_prefix("K3D_")
+        .is_some_and(|rest| !stays.iter().any(|kind| rest.starts_with(kind)))
 }
 
 /// The version in the answer of `k3d version`; `None` where it was built without one.
@@ -125,7 +142,7 @@ mod tests {
     #[test]
     fn the_call() {
         let call = |balanced| {
-            create(&Create {
+            create(Create {
                 k3d: Path::new("/bin/k3d"),
                 cluster: "devenv-dev",
                 id: "0123456789ab",
@@ -134,11 +151,32 @@ mod tests {
                 balanced,
                 helpers: (TOOLS_IMAGE, BALANCER_IMAGE),
                 scratch: Path::new("/tmp/scratch"),
+                withheld: Vec::new(),
             })
             .to_string()
         };
         insta::assert_snapshot!(call(false), @"TMPDIR=/tmp/scratch K3D_IMAGE_TOOLS=ghcr.io/k3d-io/k3d-tools:5.8.3 /bin/k3d cluster create devenv-dev --no-rollback --config /project/cluster-configs/k3d.yaml --image docker.io/rancher/k3s:v1.34.2-k3s1 --network k3d-devenv-dev --runtime-label devenv.environment=0123456789ab@all --kubeconfig-update-default=false --kubeconfig-switch-context=false --no-lb");
         insta::assert_snapshot!(call(true), @"TMPDIR=/tmp/scratch K3D_IMAGE_TOOLS=ghcr.io/k3d-io/k3d-tools:5.8.3 K3D_IMAGE_LOADBALANCER=ghcr.io/k3d-io/k3d-proxy:5.8.3 /bin/k3d cluster create devenv-dev --no-rollback --config /project/cluster-configs/k3d.yaml --image docker.io/rancher/k3s:v1.34.2-k3s1 --network k3d-devenv-dev --runtime-label devenv.environment=0123456789ab@all --kubeconfig-update-default=false --kubeconfig-switch-context=false");
+    }
+
+    #[test]
+    fn variables_that_stand_above_the_config() {
+        for name in [
+            "K3D_KUBEAPI_HOSTIP",
+            "K3D_IMAGE",
+            "K3D_SERVERS",
+            "K3D_PORTS",
+        ] {
+            assert!(overrides_config(OsStr::new(name)), "{name}");
+        }
+        for name in [
+            "K3D_FIX_DNS",
+            "K3D_IMAGE_TOOLS",
+            "K3D_HELPER_IMAGE_TAG",
+            "PATH",
+        ] {
+            assert!(!overrides_config(OsStr::new(name)), "{name}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod ports;
 pub mod restart;
 pub mod saved;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,7 +42,7 @@ use crate::wait::{Look, Wait, wait_for};
 pub enum Found {
     /// Nothing.
     Absent,
-    /// Containers, but kind didn't finish its work on them; the reason in words.
+    /// Containers, but the provider didn't finish its work on them; the reason in words.
     HalfMade(String),
     /// A whole cluster of which some nodes don't run (stopped, or paused).
     Stopped(Vec<String>),
@@ -66,7 +67,8 @@ pub enum Action {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Removed {
     containers: usize,
-    network: bool,
+    /// The network and the volume that k3d was given.
+    beside: bool,
 }
 
 impl Removed {
@@ -77,7 +79,7 @@ impl Removed {
             1 => Some("1 container and its volumes".to_owned()),
             count => Some(format!("{count} containers and their volumes")),
         };
-        match (containers, self.network) {
+        match (containers, self.beside) {
             (None, false) => None,
             (None, true) => Some("what was made before the first container".to_owned()),
             (Some(containers), false) => Some(containers),
@@ -196,7 +198,7 @@ async fn k3d_volume_is_made(docker: &Docker, environment: &Environment) -> anyho
 
 fn is_marked(
     environment: &Environment,
-    labels: Option<std::collections::HashMap<String, String>>,
+    labels: Option<HashMap<String, String>>,
     what: &str,
     name: &str,
 ) -> anyhow::Result<bool> {
@@ -255,14 +257,15 @@ pub async fn observe(
     let Environment {
         provider, cluster, ..
     } = environment;
-    if nodes.is_empty()
-        && *provider == Provider::K3d
-        && (k3d_network_is_made(docker, environment).await?
-            || k3d_volume_is_made(docker, environment).await?)
-    {
-        return Ok(Found::HalfMade(
-            "k3d was stopped before it made a node".to_owned(),
-        ));
+    if lasting(nodes).next().is_none() {
+        let began = !nodes.is_empty()
+            || *provider == Provider::K3d
+                && (k3d_network_is_made(docker, environment).await?
+                    || k3d_volume_is_made(docker, environment).await?);
+        return Ok(match began {
+            true => Found::HalfMade("k3d was stopped before it made a node".to_owned()),
+            false => Found::Absent,
+        });
     }
     observe_cluster(docker, *provider, cluster, nodes).await
 }
@@ -274,20 +277,18 @@ pub async fn observe_cluster(
     cluster: &str,
     nodes: &[Node],
 ) -> anyhow::Result<Found> {
-    if nodes.is_empty() {
+    if lasting(nodes).next().is_none() {
         return Ok(Found::Absent);
     }
-    if let Some(node) = nodes
-        .iter()
-        .find(|node| matches!(node.state, State::Created | State::Dead))
+    if let Some(node) =
+        lasting(nodes).find(|node| matches!(node.state, State::Created | State::Dead))
     {
         return Ok(Found::HalfMade(format!(
             "node {} was never started",
             node.name
         )));
     }
-    let asleep: Vec<String> = nodes
-        .iter()
+    let asleep: Vec<String> = lasting(nodes)
         .filter(|node| node.state != State::Running)
         .map(|node| node.name.clone())
         .collect();
@@ -321,6 +322,13 @@ pub async fn observe_cluster(
     unfinished(&client, provider, nodes)
         .await
         .map(|reason| reason.map_or(Found::Running, Found::HalfMade))
+}
+
+/// The containers that a cluster consists of, and not what k3d makes for a moment and may leave behind.
+fn lasting(containers: &[Node]) -> impl Iterator<Item = &Node> {
+    containers
+        .iter()
+        .filter(|container| container.role != k3d::FOR_A_MOMENT)
 }
 
 /// Whether kubeadm got as far as the kubelet's own certificate, which is next to its last step.
@@ -525,7 +533,8 @@ pub async fn create(
             );
             docker.make_network(&network, labels.clone()).await?;
             docker.make_volume(&volume, labels).await?;
-            k3d::create(&k3d::Create {
+            let variables = std::env::vars_os().map(|(name, _)| name);
+            k3d::create(k3d::Create {
                 k3d: program,
                 cluster: &environment.cluster,
                 id: &environment.id,
@@ -537,6 +546,9 @@ pub async fn create(
                     &environment.image(&k3d::BALANCER_IMAGE.parse()?).to_string(),
                 ),
                 scratch: scratch.path(),
+                withheld: variables
+                    .filter(|name| k3d::overrides_config(name))
+                    .collect(),
             })
         }
     };
@@ -713,20 +725,20 @@ pub async fn remove(
     futures::future::try_join_all(nodes.iter().map(|node| docker.remove(&node.name))).await?;
     let mut removed = Removed {
         containers: nodes.len(),
-        network: false,
+        beside: false,
     };
     if environment.provider == Provider::K3d {
         if k3d_volume_is_made(docker, environment).await? {
             docker
                 .remove_volume(&k3d::volume(&environment.cluster))
                 .await?;
-            removed.network = true;
+            removed.beside = true;
         }
         if k3d_network_is_made(docker, environment).await? {
             docker
                 .remove_network(&k3d::network(&environment.cluster))
                 .await?;
-            removed.network = true;
+            removed.beside = true;
         }
     }
     Ok(removed)
