@@ -324,7 +324,7 @@ fn github_actions_shows_mistakes_where_they_are() {
         .wait();
     insta::assert_snapshot!(ran.transcript(), @r"
     --- stderr
-    ::error file=cluster-configs/dev.yaml,line=2,col=1,title=devenv::cluster-configs/dev.yaml:2:1: unknown key `confgi`, expected one of `provider`, `config`, `images`, `node-image`, `overlays`, `domain`, `hosts`, `exclude`, `image-names`, `addresses`%0A  |%0A2 | confgi: kind.yaml%0A  | ^%0Ahint: did you mean `config`?
+    ::error file=cluster-configs/dev.yaml,line=2,col=1,title=devenv::cluster-configs/dev.yaml:2:1: unknown key `confgi`, expected one of `provider`, `config`, `images`, `node-image`, `system-images`, `overlays`, `domain`, `hosts`, `exclude`, `image-names`, `addresses`%0A  |%0A2 | confgi: kind.yaml%0A  | ^%0Ahint: did you mean `config`?
     --- status 2
     ");
 }

@@ -1040,7 +1040,7 @@ fn a_block_of_the_hosts_file_whose_environment_is_gone() {
     let devenv = env!("CARGO_BIN_EXE_devenv");
     insta::assert_snapshot!(says.replace(devenv, "[devenv]"), @r#"
     info    leftovers  /etc/hosts has a block of the environment old [id], of which nothing else is here
-                       $ printf %s '{"action":"remove","environment":"old","id":"[id]","ipv6":false}' | sudo -- [devenv] __hosts
+                       $ printf %s '{"action":"remove","environment":"old","id":"[id]"}' | sudo -- [devenv] __hosts
     --- stderr
     nothing is in the way: 22 things were looked at (-v shows them)
     --- status 0

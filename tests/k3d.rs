@@ -28,6 +28,7 @@ exit 1"#;
 
 fn project() -> Test {
     Test::new()
+        .tool("git")
         .file("cluster-configs/dev.yaml", ENVIRONMENT)
         .file(
             "cluster-configs/k3d.yaml",

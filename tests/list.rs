@@ -142,14 +142,16 @@ fn every_environment_is_listed_with_what_is_known_of_it() {
     ]);
     test.elsewhere("left", "000000000001", true);
     insta::assert_snapshot!(test.clone().start().wait().transcript(), @r"
-    environment  provider  state      age  size     file
-    broken       -         wrong      -    -        cluster-configs/broken.yaml (devenv status --environment broken says what is wrong with it)
-    dev          kind      running    3d   3.0 GiB  cluster-configs/dev.yaml
-    packages     kind      absent     -    -        cluster-configs/packages.yaml
-    guest        kind      running    2h   0 MiB    - (another user's, or its label is gone)
-    old          kind      half-made  1m   0 MiB    [temp]/other/cluster-configs/old.yaml (its file is gone; to remove it: docker rm --force --volumes devenv-old-control-plane)
-    team         kind      stopped    1m   0 MiB    [temp]/other/cluster-configs/team.yaml
-    left         -         absent     -    -        [temp]/other/cluster-configs/left.yaml (only [temp]/home/.local/share/devenv/environments/[id] is left)
+    environment   provider  state      age  size     file
+    broken        -         wrong      -    -        cluster-configs/broken.yaml (devenv status --environment broken says what is wrong with it)
+    dev           kind      running    3d   3.0 GiB  cluster-configs/dev.yaml
+    dev-k3d       k3d       absent     -    -        cluster-configs/dev-k3d.yaml
+    packages      kind      absent     -    -        cluster-configs/packages.yaml
+    packages-k3d  k3d       absent     -    -        cluster-configs/packages-k3d.yaml
+    guest         kind      running    2h   0 MiB    - (another user's, or its label is gone)
+    old           kind      half-made  1m   0 MiB    [temp]/other/cluster-configs/old.yaml (its file is gone; to remove it: docker rm --force --volumes devenv-old-control-plane)
+    team          kind      stopped    1m   0 MiB    [temp]/other/cluster-configs/team.yaml
+    left          -         absent     -    -        [temp]/other/cluster-configs/left.yaml (only [temp]/home/.local/share/devenv/environments/[id] is left)
     --- stderr
     --- status 0
     ");
@@ -161,7 +163,9 @@ fn every_environment_is_listed_with_what_is_known_of_it() {
         @r#"
     {"ageSeconds":null,"detail":"devenv status --environment broken says what is wrong with it","file":"[temp]/project/cluster-configs/broken.yaml","id":"[id]","name":"broken","provider":null,"sizeBytes":null,"state":"wrong","thisProject":true}
     {"ageSeconds":[age],"detail":"","file":"[temp]/project/cluster-configs/dev.yaml","id":"[id]","name":"dev","provider":"kind","sizeBytes":3231711232,"state":"running","thisProject":true}
+    {"ageSeconds":null,"detail":"","file":"[temp]/project/cluster-configs/dev-k3d.yaml","id":"[id]","name":"dev-k3d","provider":"k3d","sizeBytes":null,"state":"absent","thisProject":true}
     {"ageSeconds":null,"detail":"","file":"[temp]/project/cluster-configs/packages.yaml","id":"[id]","name":"packages","provider":"kind","sizeBytes":null,"state":"absent","thisProject":true}
+    {"ageSeconds":null,"detail":"","file":"[temp]/project/cluster-configs/packages-k3d.yaml","id":"[id]","name":"packages-k3d","provider":"k3d","sizeBytes":null,"state":"absent","thisProject":true}
     {"ageSeconds":[age],"detail":"another user's, or its label is gone","file":null,"id":"[id]","name":"guest","provider":"kind","sizeBytes":0,"state":"running","thisProject":false}
     {"ageSeconds":[age],"detail":"its file is gone; to remove it: docker rm --force --volumes devenv-old-control-plane","file":"[temp]/other/cluster-configs/old.yaml","id":"[id]","name":"old","provider":"kind","sizeBytes":0,"state":"half-made","thisProject":false}
     {"ageSeconds":[age],"detail":"","file":"[temp]/other/cluster-configs/team.yaml","id":"[id]","name":"team","provider":"kind","sizeBytes":0,"state":"stopped","thisProject":false}
@@ -204,10 +208,12 @@ fn the_name_of_an_environment_elsewhere_is_not_taken() {
     assert_eq!(test.clone().args(["down"]).start().wait().status, 1);
     assert_eq!(engine.world().containers.len(), 1);
     insta::assert_snapshot!(test.clone().args(["list"]).start().wait().transcript(), @r"
-    environment  provider  state      age  size   file
-    dev          kind      absent     -    -      cluster-configs/dev.yaml (its cluster's name is taken by the environment dev of [temp]/other/cluster-configs/dev.yaml)
-    packages     kind      absent     -    -      cluster-configs/packages.yaml
-    dev          kind      half-made  1m   0 MiB  [temp]/other/cluster-configs/dev.yaml (kubeadm was stopped before it finished)
+    environment   provider  state      age  size   file
+    dev           kind      absent     -    -      cluster-configs/dev.yaml (its cluster's name is taken by the environment dev of [temp]/other/cluster-configs/dev.yaml)
+    dev-k3d       k3d       absent     -    -      cluster-configs/dev-k3d.yaml
+    packages      kind      absent     -    -      cluster-configs/packages.yaml
+    packages-k3d  k3d       absent     -    -      cluster-configs/packages-k3d.yaml
+    dev           kind      half-made  1m   0 MiB  [temp]/other/cluster-configs/dev.yaml (kubeadm was stopped before it finished)
     --- stderr
     --- status 0
     ");
