@@ -140,9 +140,12 @@ impl Road {
     fn volumes(&self) -> Vec<String> {
         let names = "{{range .Mounts}}{{if eq .Type \"volume\"}}{{.Name}}\n{{end}}{{end}}";
         let containers = self.containers();
-        let inspected = containers
-            .iter()
-            .map(|container| output("docker", &["inspect", container, "--format", names]));
+        let inspected = containers.iter().map(|container| {
+            let ask = ["inspect", container, "--format", names];
+            let told = program("docker").args(ask).output().unwrap();
+            // One that Docker was just making when it was asked to stop is gone a moment later.
+            String::from_utf8_lossy(&told.stdout).into_owned()
+        });
         let mut volumes = lines(&inspected.collect::<String>());
         volumes.retain(|volume| !volume.is_empty());
         volumes
