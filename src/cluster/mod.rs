@@ -88,13 +88,16 @@ impl Removed {
     }
 }
 
-/// The containers of a cluster of this name at the environment's provider, stopped ones too, whoever made them.
+/// The containers of a cluster of this name at the environment's provider, stopped ones too, whoever made them; control
+/// planes first. Started in this order, as the provider made them, they get the addresses they had.
 pub async fn containers(docker: &Docker, environment: &Environment) -> anyhow::Result<Vec<Node>> {
     let label = match environment.provider {
         Provider::Kind => kind::LABEL,
         Provider::K3d => k3d::LABEL,
     };
-    docker.containers(label, Some(&environment.cluster)).await
+    let mut containers = docker.containers(label, Some(&environment.cluster)).await?;
+    containers.sort_by_key(|container| !CONTROL_PLANES.contains(&container.role.as_str()));
+    Ok(containers)
 }
 
 /// A filter for `docker ps` that shows a cluster's containers.

@@ -93,7 +93,7 @@ pub async fn all(
     };
     let Places { snapshots, .. } = Places::of(environment);
     let script = format!(
-        "cd {snapshots} 2>/dev/null || exit 0; for meta in */meta.json; do [ -e \"$meta\" ] && cat \"$meta\" && echo; done"
+        "cd {snapshots} 2>/dev/null || exit 0; for meta in */meta.json; do if [ -e \"$meta\" ]; then cat \"$meta\"; echo; fi; done"
     );
     let output = docker
         .exec_checked(&first.name, &["sh", "-c", &script])
@@ -221,7 +221,7 @@ fn copy_script(places: &Places, name: &str) -> String {
         snapshots,
     } = places;
     format!(
-        "set -e; cd {snapshots}; rm -rf .{name}.new; mkdir .{name}.new; \
+        "set -e; mkdir -p {snapshots}; chmod 700 {snapshots}; cd {snapshots}; rm -rf .{name}.new; mkdir .{name}.new; \
          cp -a --reflink=auto {volumes} .{name}.new/volumes 2>/dev/null || mkdir -p .{name}.new/volumes; \
          if [ -d {database} ]; then cp -a --reflink=auto {database} .{name}.new/etcd; fi; \
          du -sm .{name}.new | cut -f1"
@@ -271,7 +271,10 @@ pub async fn restore(
         docker.remove(&helper.name).await?;
     }
     step.waiting("starting the nodes");
-    try_join_all(nodes.iter().map(|node| docker.start(&node.name))).await?;
+    // One after the other, so that each gets the address it had; see `cluster::containers`.
+    for node in &nodes {
+        docker.start(&node.name).await?;
+    }
     Ok(())
 }
 
