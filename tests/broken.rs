@@ -744,7 +744,7 @@ fn the_names(road: &Road) {
 }
 
 /// How long what was broken or mended may take to show: proxies and operators learn of it a moment later.
-const SHOWS: Duration = Duration::from_secs(60);
+const SHOWS: Duration = Duration::from_secs(150);
 
 /// Breaks it, looks who says so, mends it, and waits until nobody says so any more. What isn't as it should be is kept until
 /// everything was tried: a cluster is dear.
