@@ -48,7 +48,7 @@ const THROUGH_THE_DOOR: &[&str] = &[
 
 /// Breaks everything, one after the other.
 pub(crate) fn each_check_once(road: &Road) {
-    assert_eq!(red(road), Red::new());
+    assert_eq!(look_until(road, Red::is_empty), Red::new());
     certificate_and_address(road);
     scale("argocd", "statefulset/argocd-application-controller", 0);
     the_door(road);
@@ -740,7 +740,7 @@ fn the_names(road: &Road) {
     );
     assert!(!ran.stdout.contains("FAILED"), "{}", ran.stdout);
     road.succeed(&["hosts", "apply"]);
-    assert_eq!(red(road), Red::new());
+    assert_eq!(look_until(road, Red::is_empty), Red::new());
 }
 
 /// How long what was broken or mended may take to show: proxies and operators learn of it a moment later.
@@ -758,7 +758,14 @@ fn broken(road: &Road, break_: Break<'_>, break_it: impl Fn(), mend_it: impl Fn(
     } = break_;
     break_it();
     let is_seen = |found: &Red| wanted.iter().all(|check| found.contains_key(*check));
-    let found = look_until(road, is_seen);
+    let others = |found: &Red| -> Vec<String> {
+        let is_other = |check: &&String| {
+            !wanted.contains(&check.as_str()) && !beside.contains(&check.as_str())
+        };
+        found.keys().filter(is_other).cloned().collect()
+    };
+    // A check that is late once, on a machine with much to do, isn't one that is broken.
+    let found = look_until(road, |found| is_seen(found) && others(found).is_empty());
     mend_it();
     eprintln!(
         "| {what} | {} | {} |",
@@ -769,10 +776,7 @@ fn broken(road: &Road, break_: Break<'_>, break_it: impl Fn(), mend_it: impl Fn(
     if !is_seen(&found) {
         wrong.push(format!("{wanted:?} should be red"));
     }
-    let extra: Vec<&String> = found
-        .keys()
-        .filter(|check| !wanted.contains(&check.as_str()) && !beside.contains(&check.as_str()))
-        .collect();
+    let extra = others(&found);
     if !extra.is_empty() {
         wrong.push(format!("{extra:?} shouldn't be red"));
     }
