@@ -3,7 +3,9 @@
 //! The API version is negotiated, from Docker 20.10 (1.41) on. What is deliberately not here: which containers are ours (that
 //! is decided by the caller, from what [`Docker::containers`] saw) and the `docker` program, which is never run.
 
+pub mod archive;
 pub mod beside;
+pub mod recipe;
 
 use std::collections::HashMap;
 use std::env;
@@ -25,7 +27,8 @@ use bollard::models::{
 };
 use bollard::query_parameters::{
     ImportImageOptions, InspectNetworkOptions, ListContainersOptionsBuilder,
-    RemoveContainerOptionsBuilder, RemoveVolumeOptions, StopContainerOptionsBuilder,
+    ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
+    StopContainerOptionsBuilder,
 };
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
@@ -60,7 +63,7 @@ pub struct Docker {
 }
 
 /// What the Docker server runs, and so what its containers run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Platform {
     /// `linux`.
     pub os: String,
@@ -120,6 +123,8 @@ pub struct Mount {
     pub source: PathBuf,
     /// The folder in the container.
     pub destination: PathBuf,
+    /// The volume's name, if it is one.
+    pub volume: Option<String>,
 }
 
 /// One published port.
@@ -601,11 +606,20 @@ impl Docker {
         }
     }
 
-    /// Kills and removes a container and its anonymous volumes; one that is gone already is fine.
+    /// Kills and removes a container and the volumes that Docker made for it; one that is gone already is fine.
     pub async fn remove(&self, node: &str) -> anyhow::Result<()> {
+        self.remove_container(node, true).await
+    }
+
+    /// The same, but its volumes stay.
+    pub async fn remove_but_volumes(&self, node: &str) -> anyhow::Result<()> {
+        self.remove_container(node, false).await
+    }
+
+    async fn remove_container(&self, node: &str, volumes: bool) -> anyhow::Result<()> {
         let options = RemoveContainerOptionsBuilder::new()
             .force(true)
-            .v(true)
+            .v(volumes)
             .build();
         match self.api.remove_container(node, Some(options)).await {
             Ok(()) => Ok(()),
@@ -701,6 +715,21 @@ impl Docker {
             Err(error) if status(&error) == Some(404) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("can't inspect the volume {name}")),
         }
+    }
+
+    /// The labels of all volumes that have this one.
+    pub async fn volumes(&self, label: &str) -> anyhow::Result<Vec<HashMap<String, String>>> {
+        let filters = HashMap::from([("label", vec![label])]);
+        let options = ListVolumesOptionsBuilder::default()
+            .filters(&filters)
+            .build();
+        let listed = self
+            .api
+            .list_volumes(Some(options))
+            .await
+            .context("can't list the volumes")?;
+        let volumes = listed.volumes.unwrap_or_default().into_iter();
+        Ok(volumes.map(|volume| volume.labels).collect())
     }
 
     /// Makes a volume on this machine's disk.
@@ -1160,6 +1189,9 @@ fn node(container: ContainerInspectResponse) -> Node {
             .map(|mount| Mount {
                 source: mount.source.unwrap_or_default().into(),
                 destination: mount.destination.unwrap_or_default().into(),
+                volume: mount
+                    .name
+                    .filter(|_| mount.typ.as_deref() == Some("volume")),
             })
             .collect(),
         image: config.image.unwrap_or_default(),

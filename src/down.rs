@@ -1,20 +1,22 @@
 //! `devenv down`: removes everything that `up` made, from any half-made state, and nothing else.
 
+use std::time::SystemTime;
+
 use anyhow::Context as _;
 
-use crate::cluster;
+use crate::cluster::{self, kept, saved};
 use crate::context::Context;
 use crate::docker::{self, Node, State};
 use crate::environment::Environment;
 use crate::error::Exit;
 use crate::event::Step;
 use crate::names::{self, Unwired};
-use crate::{inputs, lock};
+use crate::{cli, existing, inputs, lock};
 
 /// Takes the environment down, or with `keep` only to sleep; once more is fine.
 ///
 /// Only the environment file must be readable: a mistake in a bundle is no reason to keep a cluster.
-pub async fn down(context: &Context, keep: bool) -> anyhow::Result<Exit> {
+pub async fn down(context: &Context, arguments: &cli::Down) -> anyhow::Result<Exit> {
     let environment = inputs::environment(&context.selector, &context.directory)?;
     let _lock = lock::acquire(
         &context.paths.lock(&environment.id),
@@ -23,10 +25,19 @@ pub async fn down(context: &Context, keep: bool) -> anyhow::Result<Exit> {
         &context.stop,
     )
     .await?;
-    if keep {
+    if arguments.keep && environment.existing.is_some() {
+        let what = "`--keep` stops nodes";
+        let instead = format!("devenv down --environment {}", environment.name);
+        return Err(cluster::not_with_existing(&environment, what, instead));
+    }
+    if arguments.keep {
         return stop(context, &environment).await;
     }
-    let removed = remove(context, &environment, None).await?;
+    let keep = match arguments.purge {
+        true => Keep::Nothing,
+        false => Keep::State,
+    };
+    let removed = remove(context, &environment, keep, None).await?;
     context.events.verdict(match removed {
         true => format!("{} is gone", environment.name),
         false => format!("nothing to remove: {} isn't there", environment.name),
@@ -69,11 +80,23 @@ async fn stop(context: &Context, environment: &Environment) -> anyhow::Result<Ex
     Ok(Exit::Ready)
 }
 
-/// Removes the cluster and devenv's own files of it; says whether there was anything. What the cache holds (the store,
-/// built programs) belongs to all environments and stays. `within` is the step that this is a part of, if it is one.
+/// What of an environment outlives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing; what an earlier `down` kept goes, too.
+    Nothing,
+    /// The state that passed all checks, for the next `up`.
+    State,
+    /// What was kept before, and nothing else.
+    AsItWas,
+}
+
+/// Removes the cluster, or what was put into one that stays, and devenv's own files of it; says whether there was anything. What
+/// the cache holds (the store, built programs) belongs to all environments and stays. `within` is the step that this is a part of, if it is one.
 pub async fn remove(
     context: &Context,
     environment: &Environment,
+    keep: Keep,
     within: Option<&Step>,
 ) -> anyhow::Result<bool> {
     let begin = |name: &str| match within {
@@ -81,13 +104,14 @@ pub async fn remove(
         None => context.events.step(name),
     };
     let step = begin("cluster");
-    let docker = docker::connect().await?;
-    let nodes = cluster::nodes(&docker, environment).await?;
-    cluster::saved::remove_helpers(&docker, environment).await?;
-    let gone = cluster::remove(&docker, environment, &nodes).await?.told();
-    match &gone {
-        None => step.unchanged("no container of it"),
-        Some(what) => step.done(format!("removed {what}")),
+    let gone = match environment.existing {
+        Some(_) => existing::remove(context, environment, &step).await?,
+        None => remove_nodes(context, environment, keep).await?,
+    };
+    match (&gone, &environment.existing) {
+        (Some(what), _) => step.done(format!("removed {what}")),
+        (None, None) => step.unchanged("no container of it"),
+        (None, Some(_)) => step.unchanged("nothing of it in the cluster"),
     }
 
     let step = begin("names");
@@ -117,4 +141,36 @@ pub async fn remove(
         _ => step.done("kubeconfig and pushed commits removed"),
     }
     Ok(gone.is_some() || removed > 0 || unwired == Unwired::Changed)
+}
+
+/// Removes the cluster's containers, and what is kept of it unless that is to stay; says what, if there was anything.
+async fn remove_nodes(
+    context: &Context,
+    environment: &Environment,
+    keep: Keep,
+) -> anyhow::Result<Option<String>> {
+    let docker = docker::connect().await?;
+    let nodes = cluster::nodes(&docker, environment).await?;
+    saved::remove_helpers(&docker, environment).await?;
+    let keep = match keep {
+        Keep::AsItWas if kept::look(&docker, environment).await?.is_some() => Keep::State,
+        Keep::AsItWas => Keep::Nothing,
+        other => other,
+    };
+    if keep == Keep::State
+        && let Some(kept) = kept::note_down(&docker, environment, &nodes).await?
+    {
+        let gone = cluster::remove_but_volumes(&docker, environment, &nodes).await?;
+        context.events.notice(format!(
+            "its state of {} stays, with its images, for the next `devenv up`; `devenv down --purge` removes it",
+            saved::age(&kept.snapshot.saved, SystemTime::now())
+        ));
+        return Ok(gone.told());
+    }
+    let gone = cluster::remove(&docker, environment, &nodes).await?;
+    // What an earlier `down` kept is these nodes' own, or is to go; without nodes it stays.
+    let is_to_go = keep == Keep::Nothing || !nodes.is_empty();
+    let purged = is_to_go && kept::purge(&docker, environment).await?;
+    let purged = purged.then(|| "the state that was kept".to_owned());
+    Ok(gone.told().or(purged))
 }

@@ -3,6 +3,7 @@
 
 use std::time::SystemTime;
 
+use crate::cluster::kept;
 use crate::cluster::saved::{self, Snapshot};
 use crate::context::Context;
 use crate::docker::{Docker, Node, State};
@@ -10,6 +11,7 @@ use crate::error::Exit;
 use crate::images::Needed;
 use crate::inputs::{self, Inputs};
 use crate::store::{self, Store};
+use crate::up::{From, How};
 use crate::{cluster, docker, down, lock, up};
 
 /// Puts the saved state back, or takes the environment down and brings it up again.
@@ -23,8 +25,14 @@ pub async fn reset(context: &Context, rebuild: bool) -> anyhow::Result<Exit> {
         &context.stop,
     )
     .await?;
+    if environment.existing.is_some() {
+        return put_anew(context, &inputs, rebuild).await;
+    }
     let docker = docker::connect().await?;
     let nodes = cluster::nodes(&docker, environment).await?;
+    if !rebuild && nodes.is_empty() && kept::look(&docker, environment).await?.is_some() {
+        return Ok(up::bring_up(context, &inputs, How::default()).await?.exit);
+    }
     if !rebuild {
         match healthy(&docker, &inputs, &nodes).await? {
             Ok(snapshot) => return go_back(context, &docker, &inputs, &nodes, &snapshot).await,
@@ -36,8 +44,36 @@ pub async fn reset(context: &Context, rebuild: bool) -> anyhow::Result<Exit> {
         "{} is made anew: whatever was changed in its cluster is lost",
         environment.name
     ));
-    down::remove(context, environment, None).await?;
-    Ok(up::bring_up(context, &inputs, false).await?.exit)
+    down::remove(context, environment, down::Keep::Nothing, None).await?;
+    let how = How {
+        from: From::Nothing,
+        ..How::default()
+    };
+    Ok(up::bring_up(context, &inputs, how).await?.exit)
+}
+
+/// In a cluster that is there already nothing was saved: the platform is taken out and put in again.
+async fn put_anew(context: &Context, inputs: &Inputs, rebuild: bool) -> anyhow::Result<Exit> {
+    let environment = &inputs.environment;
+    if !rebuild {
+        let what = "`reset` goes back to a saved state of nodes";
+        let instead = format!(
+            "devenv reset --rebuild --environment {} takes the platform out of that cluster and puts it in again",
+            environment.name
+        );
+        return Err(cluster::not_with_existing(environment, what, instead));
+    }
+    context.events.notice(format!(
+        "{} is taken out of the cluster and put in again: whatever it holds is lost",
+        environment.name
+    ));
+    down::remove(context, environment, down::Keep::Nothing, None).await?;
+    // Whoever typed that has said yes.
+    let how = How {
+        yes: true,
+        ..How::default()
+    };
+    Ok(up::bring_up(context, inputs, how).await?.exit)
 }
 
 /// Puts a snapshot back, and proves that what comes of it is well.
@@ -58,7 +94,11 @@ pub async fn go_back(
     let step = context.events.step("state");
     saved::restore(docker, environment, nodes, &snapshot.name, &step).await?;
     step.done(format!("{} is back", snapshot.name));
-    Ok(up::bring_up(context, inputs, true).await?.exit)
+    let how = How {
+        restarted: true,
+        ..How::default()
+    };
+    Ok(up::bring_up(context, inputs, how).await?.exit)
 }
 
 /// The state that passed all checks, or why there is nothing to go back to.

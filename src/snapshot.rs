@@ -1,13 +1,18 @@
 //! `devenv snapshot`: named states of an environment, such as the one before a migration that may go wrong.
 
+use std::path::Path;
 use std::time::SystemTime;
 
 use crate::cli::{Output, SnapshotCommand};
+use crate::cluster::kept::{self, MadeOf};
 use crate::cluster::saved::{self, Snapshot};
+use crate::cluster::travel;
 use crate::context::Context;
 use crate::docker::{self, Docker, Node, State};
+use crate::environment::Environment;
 use crate::error::{Exit, Failure};
 use crate::gitops::settle::applications;
+use crate::images::Needed;
 use crate::inputs::{self, Inputs};
 use crate::{cluster, lock, report, reset};
 
@@ -26,8 +31,33 @@ pub async fn snapshot(
         &context.stop,
     )
     .await?;
+    if environment.existing.is_some() {
+        let what = "a snapshot is of the disks of nodes";
+        let instead = "use what the cluster has for that, such as VolumeSnapshots: `kubectl get volumesnapshotclasses`";
+        return Err(cluster::not_with_existing(
+            environment,
+            what,
+            instead.to_owned(),
+        ));
+    }
     let docker = docker::connect().await?;
-    let nodes = cluster::nodes(&docker, environment).await?;
+    let mut nodes = cluster::nodes(&docker, environment).await?;
+    if saved::is_interrupted(&docker, &nodes).await? {
+        let step = context.events.step("state");
+        saved::go_on(&docker, &nodes, &step).await?;
+        step.done("finished what was interrupted");
+        nodes = cluster::nodes(&docker, environment).await?;
+    }
+    if let SnapshotCommand::Export { file } = &command {
+        return export(context, &docker, environment, &nodes, file).await;
+    }
+    if nodes.is_empty()
+        && matches!(command, SnapshotCommand::List)
+        && let Some(kept) = kept::look(&docker, environment).await?
+    {
+        report::data(&list(&[kept.snapshot], output)?)?;
+        return Ok(Exit::Ready);
+    }
     refuse_unless_running(&inputs, &nodes)?;
     match command {
         SnapshotCommand::Save { name } => save(context, &docker, &inputs, &nodes, &name).await,
@@ -43,6 +73,7 @@ pub async fn snapshot(
             let snapshot = find(&there, &name)?;
             reset::go_back(context, &docker, &inputs, &nodes, snapshot).await
         }
+        SnapshotCommand::Export { .. } => Ok(Exit::Ready), // has been done above
         SnapshotCommand::Remove { name } => {
             saved::check_name(&name)?;
             let was_there = saved::remove(&docker, environment, &nodes, &name).await?;
@@ -58,13 +89,36 @@ pub async fn snapshot(
 fn refuse_unless_running(inputs: &Inputs, nodes: &[Node]) -> anyhow::Result<()> {
     let environment = &inputs.environment;
     if nodes.is_empty() || nodes.iter().any(|node| node.state != State::Running) {
-        return Err(Failure::Other {
-            message: format!("the cluster {} doesn't run", environment.cluster),
-            hint: format!("devenv up --environment {}", environment.name),
-        }
-        .into());
+        return Err(cluster::not_running(environment));
     }
     Ok(())
+}
+
+/// Writes the state that last passed all checks into a file. The nodes needn't run.
+async fn export(
+    context: &Context,
+    docker: &Docker,
+    environment: &Environment,
+    nodes: &[Node],
+    file: &Path,
+) -> anyhow::Result<Exit> {
+    if nodes.is_empty() {
+        return Err(cluster::not_running(environment));
+    }
+    let step = context.events.step("snapshot");
+    let (snapshot, size) = travel::export(context, docker, environment, nodes, file, &step).await?;
+    step.done(report::bytes(size));
+    context.events.notice(format!(
+        "{} holds this environment's credentials: keep it as you keep a password",
+        file.display()
+    ));
+    context.events.verdict(format!(
+        "exported {} of {}; to start from it: devenv up --from {}",
+        snapshot.name,
+        saved::age(&snapshot.saved, SystemTime::now()),
+        file.display()
+    ));
+    Ok(Exit::Ready)
 }
 
 async fn save(
@@ -86,7 +140,15 @@ async fn save(
             .unwrap_or_default(),
         None => String::new(),
     };
-    let snapshot = saved::save(docker, environment, nodes, name, &revision, &step).await?;
+    let snapshot = saved::save(
+        docker,
+        environment,
+        nodes,
+        name,
+        (&revision, MadeOf::now(inputs, &Needed::by(inputs)?)?),
+        &step,
+    )
+    .await?;
     step.done(format!("{} MiB", snapshot.mebibytes));
     context.events.verdict(format!(
         "saved {name}; to go back to it: devenv snapshot restore {name}"

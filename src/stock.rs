@@ -1,4 +1,5 @@
-//! `devenv images`: what the environment needs from the store, what of it is there, and a key for a cache of it.
+//! `devenv images`: what the environment needs from the store, what of it is there, a key for a cache of it; and a private
+//! registry filled from it.
 //!
 //! The key is made of what the store is filled from and of nothing else, so that a CI system's cache of the store hits exactly
 //! when it holds all that is needed. Docker isn't asked: a key is wanted before there is anything.
@@ -10,21 +11,32 @@ use sha2::{Digest as _, Sha256};
 
 use crate::cli::{Images, Output};
 use crate::context::Context;
-use crate::error::Exit;
+use crate::docker::Platform;
+use crate::environment::ImageOrigin;
+use crate::error::{Exit, Failure};
+use crate::existing;
 use crate::gitops::git::{self, Mode};
-use crate::images::Needed;
+use crate::images::{self, Needed};
 use crate::inputs::{self, Inputs};
 use crate::report::bytes;
-use crate::store::{Descriptor, Name, Origin, Store, Wanted};
+use crate::store::{self, Descriptor, Name, Origin, Store, Wanted};
 
 /// Changes when a store that was filled by an older devenv is of no use to a newer one.
 const LAYOUT: &str = "1";
 
-/// Gives the text for stdout with the exit code.
-pub fn images(context: &Context, what: Images, output: Output) -> anyhow::Result<(Exit, String)> {
+/// Does what was asked for; gives the text for stdout with the exit code.
+pub async fn images(
+    context: &Context,
+    what: Images,
+    output: Output,
+) -> anyhow::Result<(Exit, String)> {
     let inputs = inputs::load(&context.selector, &context.directory)?;
     let needed = Needed::by(&inputs)?;
     let text = match what {
+        Images::Push => {
+            push(context, &inputs, &needed).await?;
+            String::new()
+        }
         Images::Key => {
             let key = key(&inputs, &needed)?;
             match output {
@@ -44,8 +56,87 @@ pub fn images(context: &Context, what: Images, output: Output) -> anyhow::Result
     Ok((Exit::Ready, text))
 }
 
+/// Fills the private registry from the store, and the store where it lacks something.
+async fn push(context: &Context, inputs: &Inputs, needed: &Needed) -> anyhow::Result<()> {
+    let environment = &inputs.environment;
+    let registry = environment
+        .existing
+        .as_ref()
+        .and_then(|existing| existing.registry.as_ref());
+    let registry = registry.ok_or_else(|| Failure::Usage {
+        message: format!("{} names no registry to push to", environment.name),
+        hint: format!(
+            "with `provider: existing`, write `registry: registry.example.org/platform` into {}",
+            environment.file.display()
+        ),
+    })?;
+    let client = existing::client(context, environment).await?;
+    let platform = existing::platform(&client, environment).await?;
+    refuse_foreign_packages(inputs, &platform)?;
+
+    let step = context.events.step("store");
+    let store = Store::open(&context.paths.store())?;
+    let (sources, wanted) = (images::sources_for(&platform, inputs), needed.in_nodes());
+    let filled = images::fill(context, sources, &store, inputs, needed, &wanted, &step).await?;
+    match filled.fetched.len() {
+        0 => step.unchanged(format!("all {} images are there", filled.found)),
+        count => step.done(format!(
+            "{count} images fetched, {} were there",
+            filled.found
+        )),
+    }
+
+    let step = context.events.step("push");
+    let images = store::images(&store, &wanted)?
+        .into_iter()
+        .map(|image| {
+            let place = registry.place(&image.name)?;
+            Ok((image, place))
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let pushed = store::push::push(&store, &images, &context.stop, &step).await?;
+    match pushed.copied {
+        0 => step.unchanged("all are there"),
+        count => step.done(format!("{count} copied")),
+    }
+    let store::push::Pushed {
+        copied,
+        there,
+        bytes: sent,
+    } = pushed;
+    context.events.verdict(match copied {
+        0 => format!("nothing to push: {registry} has all {there} images"),
+        _ => format!(
+            "{registry} has all {} images: {copied} copied ({} sent), {there} were there",
+            copied + there,
+            bytes(sent)
+        ),
+    });
+    Ok(())
+}
+
+/// What is built from packages is built for this machine.
+fn refuse_foreign_packages(inputs: &Inputs, platform: &Platform) -> Result<(), Failure> {
+    let here = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let is_built = inputs.environment.images == ImageOrigin::Packages;
+    if !is_built || platform.architecture == here {
+        return Ok(());
+    }
+    Err(Failure::Other {
+        message: format!(
+            "the nodes of the context {} are {}, and images that are built here are {here}",
+            inputs.environment.cluster, platform.architecture
+        ),
+        hint: "run `devenv images push` on a machine like the nodes".to_owned(),
+    })
+}
+
 /// "packages-x86_64-3f2a…": the origin and the platform for the eye, and the digest of everything.
-fn key(inputs: &Inputs, needed: &Needed) -> anyhow::Result<String> {
+pub fn key(inputs: &Inputs, needed: &Needed) -> anyhow::Result<String> {
     let origin = Origin::from(inputs.environment.images);
     let mut parts: BTreeSet<String> = needed.all().iter().map(part).collect();
     if origin == Origin::Packages {

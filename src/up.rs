@@ -3,10 +3,10 @@
 //! The order is the one a person would tell it in: read and check what was written; look what is there; fill the store;
 //! then make the cluster, and load images and set up Argo CD as soon as each can begin. Everything is safe to run again.
 
-use std::cell::Cell;
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,14 +17,16 @@ use kube::Client;
 use tokio::sync::watch;
 
 use crate::checks::{self, Checked};
+use crate::cluster::kept::{self, Kept, MadeOf};
 use crate::cluster::ports::{For, refuse_taken};
-use crate::cluster::{self, Action, restart, saved};
+use crate::cluster::{self, Action, ours, restart, saved, travel};
 use crate::context::Context;
 use crate::docker::{self, Docker, Node};
 use crate::doctor;
 use crate::error::Exit;
 use crate::event::Step;
 use crate::evidence::{self, Told};
+use crate::existing;
 use crate::gitops::provide::Provisions;
 use crate::gitops::settle::{Arrived, Goal, settle};
 use crate::gitops::waves::short;
@@ -33,7 +35,9 @@ use crate::images::{self, Needed};
 use crate::inputs::{self, Inputs};
 use crate::kube::{get, list};
 use crate::lock;
-use crate::names::{self, Wired, loopback, tls};
+use crate::names::hosts::{Balancer, Leads};
+use crate::names::tls::{self, Authority};
+use crate::names::{self, Wired, loopback};
 use crate::store::{self, Store};
 use crate::wait::{Look, Wait, wait_for};
 use crate::{check, cli, plan, yaml};
@@ -42,9 +46,27 @@ use crate::{check, cli, plan, yaml};
 pub async fn up(context: &Context, arguments: &cli::Up) -> anyhow::Result<Exit> {
     let inputs = inputs::load(&context.selector, &context.directory)?;
     if arguments.plan {
-        return plan::show(context, &inputs).await;
+        return plan::show(context, &inputs, arguments).await;
+    }
+    if inputs.environment.existing.is_some() && arguments.from.is_some() {
+        let what = "`--from` gives a state to nodes that are made";
+        let instead = format!("devenv up --environment {}", inputs.environment.name);
+        return Err(cluster::not_with_existing(
+            &inputs.environment,
+            what,
+            instead,
+        ));
     }
     evidence::prepare(context, &arguments.evidence)?;
+    let state = match &arguments.from {
+        Some(file) => Some(Box::new(travel::open(file)?)),
+        None => None,
+    };
+    let from = match (state, arguments.fresh) {
+        (Some(state), _) => From::File(state),
+        (None, true) => From::Nothing,
+        (None, false) => From::Kept,
+    };
     let _lock = lock::acquire(
         &context.paths.lock(&inputs.environment.id),
         "devenv up",
@@ -52,7 +74,12 @@ pub async fn up(context: &Context, arguments: &cli::Up) -> anyhow::Result<Exit> 
         &context.stop,
     )
     .await?;
-    let proven = bring_up(context, &inputs, false).await;
+    let how = How {
+        from,
+        yes: arguments.yes,
+        ..How::default()
+    };
+    let proven = bring_up(context, &inputs, how).await;
     let told = match &proven {
         Ok(Proven { exit, checked }) => Told::ended("up", *exit, checked),
         Err(error) => Told::failed("up", error),
@@ -70,31 +97,63 @@ pub struct Proven {
     pub checked: Vec<Checked>,
 }
 
-/// The work of `up`, with the lock held. `restarted` says that the nodes were just started again.
-pub async fn bring_up(
+/// Where a cluster that has to be made may begin.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum From {
+    /// With nothing: whatever is kept is removed.
+    Nothing,
+    /// With what `down` kept, if that fits.
+    #[default]
+    Kept,
+    /// With a state that somebody exported.
+    File(Box<travel::File>),
+}
+
+/// What is known beforehand.
+#[derive(Debug, Clone, Default)]
+pub struct How {
+    /// Where a cluster that has to be made may begin.
+    pub from: From,
+    /// The nodes were just started again.
+    pub restarted: bool,
+    /// The question that is asked before something is put into somebody's cluster is answered already.
+    pub yes: bool,
+}
+
+/// The work of `up`, with the lock held.
+pub async fn bring_up(context: &Context, inputs: &Inputs, how: How) -> anyhow::Result<Proven> {
+    say_what_is_left_out(context, inputs);
+    match inputs.environment.existing {
+        Some(_) => existing::bring_up(context, inputs, how.yes).await,
+        None => bring_up_nodes(context, inputs, how.from, how.restarted).await,
+    }
+}
+
+/// On nodes that are devenv's own.
+async fn bring_up_nodes(
     context: &Context,
     inputs: &Inputs,
+    from: From,
     restarted: bool,
 ) -> anyhow::Result<Proven> {
-    say_what_is_left_out(context, inputs);
+    ours::tidy(&context.paths, &inputs.environment)?;
     let docker = docker::connect().await?;
+    let needed = Needed::by(inputs)?;
     let nodes = cluster::nodes(&docker, &inputs.environment).await?;
+    let nodes = kept::finish_down(&docker, &inputs.environment, nodes).await?;
     let action = wake(context, &docker, inputs, &nodes).await?;
-    let restarted = restarted || matches!(action, Action::Start(_));
-    let program = match &action {
-        Action::Keep | Action::Start(_) => None,
-        Action::Create => {
-            refuse_taken(&docker, inputs, For::Making).await?;
-            Some(cluster::find_program(context, &inputs.environment).await?)
-        }
-        Action::Recreate(_) => Some(cluster::find_program(context, &inputs.environment).await?),
-    };
+    if action == Action::Create {
+        refuse_taken(&docker, inputs, For::Making).await?;
+    }
+    let beginning = begin_with(context, &docker, inputs, &needed, from, &action).await?;
+    let restarted = restarted
+        || matches!(action, Action::Start(_))
+        || matches!(beginning, Beginning::State(_) | Beginning::File(_));
 
-    if program.is_some() {
+    if beginning != Beginning::Running {
         doctor::before_making(context, &docker, inputs).await?;
     }
 
-    let needed = Needed::by(inputs)?;
     let store = Store::open(&context.paths.store())?;
     fill_store(context, &docker, inputs, &store, &needed).await?;
 
@@ -103,32 +162,36 @@ pub async fn bring_up(
             "the cluster {} is half-made ({reason}): it is made anew",
             inputs.environment.cluster
         ));
-        cluster::remove(&docker, &inputs.environment, &nodes).await?;
+        // What a killed one left beside the nodes holds their volumes.
+        saved::remove_helpers(&docker, &inputs.environment).await?;
+        match beginning {
+            Beginning::State(_) => {
+                cluster::remove_but_volumes(&docker, &inputs.environment, &nodes).await?
+            }
+            _ => {
+                let removed = cluster::remove(&docker, &inputs.environment, &nodes).await?;
+                kept::purge(&docker, &inputs.environment).await?;
+                removed
+            }
+        };
     }
-    let names = names::wanted(inputs);
-    let (wired, names_changed) = wire_names(context, inputs, &names).await?;
+    let Wiring {
+        exit: wired,
+        changed: names_changed,
+    } = wire_names(context, inputs, None).await?;
 
-    let beginning = Beginning { names, restarted };
-    let names = &beginning.names;
     // Everything from here on runs side by side and waits for just what it needs.
     let (arrived, arrivals) = watch::channel::<Arrived>(Some(BTreeSet::new()));
-    let mut cluster = pin!(
-        make_cluster(
-            context,
-            &docker,
-            inputs,
-            &store,
-            &needed,
-            program.as_deref()
-        )
-        .fuse()
-    );
+    let mut cluster =
+        pin!(make_cluster(context, &docker, inputs, &store, &needed, &beginning).fuse());
     let all = async {
         tokio::try_join!(
             cluster.as_mut(),
-            load_images(context, &docker, inputs, &store, &needed, &arrived),
-            set_up_gitops(
-                context, &docker, inputs, &store, &needed, &beginning, arrivals
+            load_images(
+                context, &docker, inputs, &store, &needed, &arrived, &beginning
+            ),
+            set_up_gitops_on_nodes(
+                context, &docker, inputs, &store, &needed, restarted, arrivals
             ),
         )
     }
@@ -140,50 +203,93 @@ pub async fn bring_up(
         }
         return Err(context.stop.error());
     }
-    let ((), loaded, applied) = all?;
-    let proven = prove(context, &docker, inputs, &applied.client, names).await?;
-    let changed = action != Action::Keep || loaded > 0 || applied.changed || names_changed;
-    let total = inputs.bundles.len();
-    let (exit, proof) = match check::verdict(&proven) {
-        // Whoever may not write the names was told so where it was tried.
-        (Exit::Ready | Exit::NamesNotWired, _) => (wired, checks::counted(&proven)),
-        (exit, proof) => (exit, proof),
-    };
-    let what = match (exit, changed || beginning.restarted) {
-        (Exit::CheckFailed, _) => "up",
-        (_, true) => "ready",
-        (_, false) => "nothing to change",
-    };
-    if exit != Exit::CheckFailed {
-        keep_state(context, &docker, inputs, changed, &applied.revision).await?;
+    let ((), loaded, (applied, client)) = all?;
+    let proven = prove(context, Some(&docker), inputs, &client, &applied.authority).await?;
+    let changed = action != Action::Keep
+        || loaded > 0
+        || applied.written
+        || applied.waited > 0
+        || names_changed;
+    let outcome = Outcome::of(inputs, &applied, wired, changed || restarted, proven);
+    if outcome.proven.exit != Exit::CheckFailed {
+        let made_of = MadeOf::now(inputs, &needed)?;
+        // After a restart everything is waited for, and nothing is new by that.
+        let is_new = match restarted {
+            true => loaded > 0 || applied.written,
+            false => changed,
+        };
+        keep_state(
+            context,
+            &docker,
+            inputs,
+            is_new,
+            (&applied.revision, made_of),
+        )
+        .await?;
     }
-    context.events.verdict(format!(
-        "{what}: {total} of {total} applications healthy at {}; checks: {proof}",
-        short(&applied.revision)
-    ));
-    Ok(Proven {
-        exit,
-        checked: proven,
-    })
+    context.events.verdict(outcome.verdict);
+    Ok(outcome.proven)
 }
 
-/// Saves the state that has just passed all checks, for `reset`; one that nothing changed since is kept. That it can't be saved
-/// is no failure of the platform's.
+/// What bringing it up came to, and the last word about it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The exit code and the checks.
+    pub proven: Proven,
+    /// "ready: 2 of 2 applications healthy at 1a2b3c4; checks: 4 passed"
+    pub verdict: String,
+}
+
+impl Outcome {
+    /// From how the names are wired, whether anything was changed, and every check.
+    pub fn of(
+        inputs: &Inputs,
+        applied: &Applied,
+        wired: Exit,
+        changed: bool,
+        checked: Vec<Checked>,
+    ) -> Self {
+        let (exit, proof) = match check::verdict(&checked) {
+            // Whoever may not write the names was told so where it was tried.
+            (Exit::Ready | Exit::NamesNotWired, _) => (wired, checks::counted(&checked)),
+            (exit, proof) => (exit, proof),
+        };
+        let what = match (exit, changed) {
+            (Exit::CheckFailed, _) => "up",
+            (_, true) => "ready",
+            (_, false) => "nothing to change",
+        };
+        let total = inputs.bundles.len();
+        Self {
+            proven: Proven { exit, checked },
+            verdict: format!(
+                "{what}: {total} of {total} applications healthy at {}; checks: {proof}",
+                short(&applied.revision)
+            ),
+        }
+    }
+}
+
+/// Saves the state that has just passed all checks, for `reset`; one of this revision that isn't old by now is kept. That it
+/// can't be saved is no failure of the platform's.
 async fn keep_state(
     context: &Context,
     docker: &Docker,
     inputs: &Inputs,
-    changed: bool,
-    revision: &str,
+    is_new: bool,
+    tells: (&str, MadeOf),
 ) -> anyhow::Result<()> {
     let environment = &inputs.environment;
     let nodes = cluster::containers(docker, environment).await?;
     let there = saved::all(docker, environment, &nodes).await?;
-    if !changed && there.iter().any(|snapshot| snapshot.name == saved::HEALTHY) {
+    let holds_this = |snapshot: &saved::Snapshot| {
+        snapshot.name == saved::HEALTHY && snapshot.revision == tells.0
+    };
+    if !is_new && there.iter().any(holds_this) {
         return Ok(());
     }
     let step = context.events.step("snapshot");
-    let saved = saved::save(docker, environment, &nodes, saved::HEALTHY, revision, &step).await;
+    let saved = saved::save(docker, environment, &nodes, saved::HEALTHY, tells, &step).await;
     match saved {
         Ok(snapshot) => step.done(format!("{} MiB saved for reset", snapshot.mebibytes)),
         Err(error) if context.stop.is_requested() => return Err(error),
@@ -197,50 +303,81 @@ async fn keep_state(
     Ok(())
 }
 
-/// Leads the platform's names to this machine, as far as that is allowed; says which exit code that comes to, and whether
-/// anything was changed.
+/// What leading the names somewhere came to.
+#[derive(Debug, Clone, Copy)]
+pub struct Wiring {
+    /// The exit code for that.
+    pub exit: Exit,
+    /// Whether anything was changed.
+    pub changed: bool,
+}
+
+impl Wiring {
+    /// They lead where they are to, or there are none.
+    pub const DONE: Self = Self {
+        exit: Exit::Ready,
+        changed: false,
+    };
+    /// This machine doesn't lead them there.
+    pub const NOT_WIRED: Self = Self {
+        exit: Exit::NamesNotWired,
+        changed: false,
+    };
+}
+
+/// Leads the platform's names to this machine, or to a load balancer where there is one elsewhere, as far as that is allowed.
 pub async fn wire_names(
     context: &Context,
     inputs: &Inputs,
-    names: &BTreeSet<String>,
-) -> anyhow::Result<(Exit, bool)> {
+    balancer: Option<Balancer>,
+) -> anyhow::Result<Wiring> {
+    let names = &inputs.names;
     if names.is_empty() {
-        return Ok((Exit::Ready, false));
+        return Ok(Wiring::DONE);
     }
     let step = context.events.step("names");
     let environment = &inputs.environment;
     let authority = tls::authority(&context.paths, &environment.domain)?;
-    let ipv6 = loopback::is_ours(tree::https_port(inputs), names, &authority).await;
+    let (leads, place) = match balancer {
+        Some(balancer) => (Leads::To(balancer), format!("to {}", balancer.address())),
+        None => {
+            let ipv6 = loopback::is_ours(tree::https_port(inputs), names, &authority).await;
+            (Leads::Here { ipv6 }, "here".to_owned())
+        }
+    };
     if let Some(news) = authority.news() {
         context.events.notice(news);
     }
-    let wired = names::wire(context, environment, names, ipv6, &step).await?;
+    let wired = names::wire(context, environment, names, leads, &step).await?;
     let changed = wired == Wired::Changed;
     match wired {
-        Wired::Unchanged => step.unchanged(format!("{} names lead here", names.len())),
-        Wired::Changed => step.done(format!("{} names lead here", names.len())),
+        Wired::Unchanged => step.unchanged(format!("{} names lead {place}", names.len())),
+        Wired::Changed => step.done(format!("{} names lead {place}", names.len())),
         Wired::Off => step.unchanged("left alone (hosts: off)"),
         not_wired @ Wired::NotWired { .. } => {
             step.unchanged("not wired");
             if let Some(notice) = not_wired.notice() {
                 context.events.notice(notice);
             }
-            return Ok((Exit::NamesNotWired, false));
+            return Ok(Wiring::NOT_WIRED);
         }
     }
-    Ok((Exit::Ready, changed))
+    Ok(Wiring {
+        changed,
+        ..Wiring::DONE
+    })
 }
 
 /// How long what was just started may take until it passes its checks.
 const SETTLES_WITHIN: Duration = Duration::from_secs(30);
 
-/// All checks, all results.
-async fn prove(
+/// All checks, all results. `docker` has the nodes, where they are devenv's own.
+pub async fn prove(
     context: &Context,
-    docker: &Docker,
+    docker: Option<&Docker>,
     inputs: &Inputs,
     client: &Client,
-    names: &BTreeSet<String>,
+    authority: &Authority,
 ) -> anyhow::Result<Vec<Checked>> {
     let step = context.events.step("checks");
     let proven = check::prove(
@@ -248,7 +385,7 @@ async fn prove(
         inputs,
         docker,
         client,
-        names,
+        authority,
         SETTLES_WITHIN,
         &step,
     )
@@ -281,7 +418,8 @@ pub async fn fill_store(
     needed: &Needed,
 ) -> anyhow::Result<()> {
     let step = context.events.step("store");
-    let filled = images::fill(context, docker, store, inputs, needed, &step).await?;
+    let (sources, all) = (images::sources(docker, inputs), needed.all());
+    let filled = images::fill(context, sources, store, inputs, needed, &all, &step).await?;
     match filled.fetched.len() {
         0 => step.unchanged(format!("all {} entries are there", filled.found)),
         count => step.done(format!(
@@ -309,7 +447,7 @@ async fn wake(
         return Err(cluster::refuse_different(environment, &difference));
     }
     let step = context.events.step("cluster");
-    saved::finish_restore(docker, environment, nodes, &step).await?;
+    saved::finish_restore(docker, nodes, &step).await?;
     if let Action::Start(stopped) = &action {
         refuse_taken(docker, inputs, For::Starting).await?;
         cluster::start(docker, stopped, &step).await?;
@@ -326,25 +464,104 @@ async fn wake(
     Ok(action)
 }
 
-/// Makes the cluster, where the provider's program was looked for because there is none.
+/// What the cluster begins with.
+#[derive(Debug, PartialEq)]
+enum Beginning {
+    /// It is there.
+    Running,
+    /// The provider's program makes it.
+    Nothing(PathBuf),
+    /// What `down` kept.
+    State(Box<Kept>),
+    /// A state that somebody exported.
+    File(Box<travel::File>),
+}
+
+/// Decides what the cluster begins with; says so, where that isn't the provider's program.
+async fn begin_with(
+    context: &Context,
+    docker: &Docker,
+    inputs: &Inputs,
+    needed: &Needed,
+    from: From,
+    action: &Action,
+) -> anyhow::Result<Beginning> {
+    let environment = &inputs.environment;
+    let is_there = matches!(action, Action::Keep | Action::Start(_));
+    if let From::File(file) = from {
+        if is_there {
+            return Err(travel::refuse_cluster(environment));
+        }
+        if let Some(difference) = file.state.difference(&MadeOf::now(inputs, needed)?) {
+            return Err(travel::refuse_other(&file, &difference));
+        }
+        kept::purge(docker, environment).await?;
+        context.events.notice(format!(
+            "{} starts from the state in {}, saved {}",
+            environment.name,
+            file.path.display(),
+            saved::age(&file.state.snapshot.saved, SystemTime::now())
+        ));
+        return Ok(Beginning::File(file));
+    }
+    if is_there {
+        return Ok(Beginning::Running);
+    }
+    let why = match kept::fitting(docker, inputs, needed).await? {
+        Some(Ok(kept)) if from != From::Nothing => {
+            context.events.notice(format!(
+                "{} starts from its state of {}, which had passed all checks; `devenv up --fresh` begins with nothing",
+                environment.name,
+                saved::age(&kept.snapshot.saved, SystemTime::now())
+            ));
+            return Ok(Beginning::State(Box::new(kept)));
+        }
+        Some(Ok(_)) => Some("--fresh".to_owned()),
+        Some(Err(difference)) => Some(difference),
+        None => None,
+    };
+    if let Some(why) = why {
+        context
+            .events
+            .notice(format!("the state that was kept is removed: {why}"));
+    }
+    let program = cluster::find_program(context, environment).await?;
+    // Also one of which a volume is missing.
+    if !matches!(action, Action::Recreate(_)) {
+        kept::purge(docker, environment).await?;
+    }
+    Ok(Beginning::Nothing(program))
+}
+
+/// Makes the cluster, where there is none.
 async fn make_cluster(
     context: &Context,
     docker: &Docker,
     inputs: &Inputs,
     store: &Store,
     needed: &Needed,
-    program: Option<&Path>,
+    beginning: &Beginning,
 ) -> anyhow::Result<()> {
-    let Some(program) = program else {
+    if *beginning == Beginning::Running {
         return Ok(());
-    };
+    }
+    let environment = &inputs.environment;
     let step = context.events.step("cluster");
     let sources = images::sources(docker, inputs);
-    for image in [&needed.node].into_iter().chain(&needed.helpers) {
+    for image in needed.node.iter().chain(&needed.helpers) {
         store::load(docker, store, image, sources, &context.stop, &step).await?;
     }
-    cluster::create(context, docker, inputs, program, &step).await?;
-    step.done(format!("{} created", inputs.environment.cluster));
+    match beginning {
+        Beginning::Running => {}
+        Beginning::Nothing(program) => {
+            cluster::create(context, docker, inputs, program, &step).await?;
+        }
+        Beginning::State(kept) => {
+            kept::make(context, docker, environment, kept, &step).await?;
+        }
+        Beginning::File(file) => travel::make(context, docker, environment, file, &step).await?,
+    }
+    step.done(format!("{} created", environment.cluster));
     Ok(())
 }
 
@@ -356,9 +573,13 @@ async fn load_images(
     store: &Store,
     needed: &Needed,
     arrived: &watch::Sender<Arrived>,
+    beginning: &Beginning,
 ) -> anyhow::Result<usize> {
     let step = context.events.step("images");
     let loaded = images::load(context, docker, store, inputs, needed, arrived, &step).await?;
+    if matches!(beginning, Beginning::File(_)) {
+        travel::look_for_images(docker, &inputs.environment).await?;
+    }
     match loaded {
         0 => step.unchanged("all are in the nodes"),
         count => step.done(format!("{count} loaded")),
@@ -366,58 +587,99 @@ async fn load_images(
     Ok(loaded)
 }
 
-/// What is known before GitOps is set up.
-struct Beginning {
-    /// The platform's names.
-    names: BTreeSet<String>,
-    /// Whether the nodes were just started again.
-    restarted: bool,
+/// What GitOps is set up with.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting<'a> {
+    /// What a person wrote.
+    pub inputs: &'a Inputs,
+    /// It holds the files of the pushed tree.
+    pub store: &'a Store,
+    /// What the environment needs.
+    pub needed: &'a Needed,
+    /// When the nodes were last started, if they were just started again.
+    pub since: Option<SystemTime>,
+    /// What LoadBalancers get from us.
+    pub address: Option<Ipv4Addr>,
 }
 
 /// What setting up GitOps came to.
-struct Applied {
-    changed: bool,
-    revision: String,
-    client: Client,
+#[derive(Debug)]
+pub struct Applied {
+    /// Whether an object was written.
+    pub written: bool,
+    /// How many Applications weren't ready at once.
+    pub waited: usize,
+    /// What was pushed.
+    pub revision: String,
+    /// Whose certificates the platform's names have.
+    pub authority: Authority,
 }
 
-/// Argo CD, the bundles in its git, and every Application ready.
-async fn set_up_gitops(
+/// [`set_up_gitops`] as soon as the API server of nodes that are devenv's own answers; gives its client, too. `restarted` says
+/// that the nodes were just started again.
+async fn set_up_gitops_on_nodes(
     context: &Context,
     docker: &Docker,
     inputs: &Inputs,
     store: &Store,
     needed: &Needed,
-    beginning: &Beginning,
-    mut arrivals: watch::Receiver<Arrived>,
-) -> anyhow::Result<Applied> {
+    restarted: bool,
+    arrivals: watch::Receiver<Arrived>,
+) -> anyhow::Result<(Applied, Client)> {
     let step = context.events.step("argo cd");
     let client = cluster::api(context, docker, &inputs.environment, &step).await?;
-    let Beginning { names, restarted } = beginning;
-    let since = match restarted {
-        true => last_start(docker, inputs).await?,
-        false => None,
+    let setting = Setting {
+        inputs,
+        store,
+        needed,
+        since: match restarted {
+            true => last_start(docker, inputs).await?,
+            false => None,
+        },
+        address: node_address(docker, inputs).await?,
     };
+    let applied = set_up_gitops(context, &client, setting, arrivals, step).await?;
+    Ok((applied, client))
+}
+
+/// Argo CD, the bundles in its git, and every Application ready. `step` is Argo CD's.
+pub async fn set_up_gitops(
+    context: &Context,
+    client: &Client,
+    setting: Setting<'_>,
+    mut arrivals: watch::Receiver<Arrived>,
+    step: Step,
+) -> anyhow::Result<Applied> {
+    let Setting {
+        inputs,
+        store,
+        needed,
+        since,
+        address,
+    } = setting;
+    let environment = &inputs.environment;
     if since.is_some() {
-        restart::forget_leaders(&client).await?;
+        restart::forget_leaders(client).await?;
     }
     let (definitions, rest) = manifests(inputs, store, needed)?;
-    let mut changed = argocd::install_definitions(&client, &definitions).await?;
+    let namespace = existing::marked(environment, argocd::namespace());
+    let mut changed = argocd::install_definitions(client, namespace, &definitions).await?;
     let theirs = tree::definitions(inputs, store)?;
     let ((), made, tuned) = tokio::try_join!(
         wait_for_images(context, &step, &mut arrivals, needed),
-        provide::apply_definitions(&client, &theirs),
-        cluster::dns::tune(context, inputs.environment.provider, &client, names, &step),
+        provide::apply_definitions(client, &theirs),
+        cluster::dns::tune(context, environment.provider, client, &inputs.names, &step),
     )?;
+    existing::mark_made(client, environment, &theirs, &made).await?;
     changed.extend(made);
     changed.extend(tuned);
-    changed.extend(argocd::install(&client, &rest).await?);
+    changed.extend(argocd::install(client, &rest).await?);
     if let Some(since) = since {
-        restart::wait_for_pods(context, &client, &[argocd::NAMESPACE], since, &step).await?;
+        restart::wait_for_pods(context, client, &[argocd::NAMESPACE], since, &step).await?;
     }
     let (revision, ()) = tokio::try_join!(
-        push(context, inputs, store, &client, &step),
-        cluster::dns::wait_until_it_answers(context, &client, &step),
+        push(context, inputs, store, client, &step),
+        cluster::dns::wait_until_it_answers(context, environment.provider, client, &step),
     )?;
     match changed.len() {
         0 => step.unchanged(format!("{} is installed", argocd::VERSION)),
@@ -429,12 +691,12 @@ async fn set_up_gitops(
 
     let step = context.events.step("applications");
     let goal = goal(inputs, &revision);
-    let authority = tls::authority(&context.paths, &inputs.environment.domain)?;
+    let authority = tls::authority(&context.paths, &environment.domain)?;
     let provisions = Provisions {
         bundles: &goal.bundles,
         authority: &authority,
-        names,
-        address: node_address(docker, inputs).await?,
+        names: &inputs.names,
+        address,
     };
     if let Some(since) = since {
         let namespaces: BTreeSet<&str> = goal
@@ -443,25 +705,23 @@ async fn set_up_gitops(
             .map(|bundle| bundle.namespace.as_str())
             .collect();
         let namespaces: Vec<&str> = namespaces.into_iter().collect();
-        restart::wait_for_pods(context, &client, &namespaces, since, &step).await?;
+        restart::wait_for_pods(context, client, &namespaces, since, &step).await?;
     }
     let all_ready = async {
-        let settled = settle(context, &client, &goal, arrivals, &step);
-        let (waited, ()) = tokio::try_join!(settled, wait_for_workloads(context, &client, &step))?;
+        let settled = settle(context, client, &goal, arrivals, &step);
+        let (waited, ()) = tokio::try_join!(settled, wait_for_workloads(context, client, &step))?;
         anyhow::Ok(waited)
     };
-    let waited = tokio::select! {
-        waited = all_ready => waited?,
-        Err(error) = provide::provide(context, &client, &provisions) => return Err(error),
-    };
+    let waited = provide::provide(context, client, &provisions, all_ready).await?;
     match waited {
         0 => step.unchanged(format!("{} healthy", goal.bundles.len())),
         _ => step.done(format!("{} healthy", goal.bundles.len())),
     }
     Ok(Applied {
-        changed: !changed.is_empty() || waited > 0,
+        written: !changed.is_empty(),
+        waited,
         revision,
-        client,
+        authority,
     })
 }
 
@@ -492,18 +752,20 @@ pub fn manifests(
     let manifest = images::read_file(store, &needed.manifest)?;
     let upstream = yaml::documents(argocd::MANIFEST, &manifest)?;
     let names = inputs
-        .environment
         .image_names
         .iter()
         .map(|(upstream, here)| (upstream.to_string(), here.to_string()))
         .collect();
-    let (definitions, mut rest) = argocd::manifests(upstream, &names);
+    let (mut definitions, mut rest) = argocd::manifests(upstream, &names);
     rest.extend(source::manifests(
         &names
             .get(argocd::IMAGE)
             .cloned()
             .unwrap_or_else(|| argocd::IMAGE.to_owned()),
     ));
+    for object in definitions.iter_mut().chain(&mut rest) {
+        *object = existing::marked(&inputs.environment, std::mem::take(object));
+    }
     Ok((definitions, rest))
 }
 
@@ -521,7 +783,9 @@ async fn wait_for_images(
         .flatten()
         .map(|wanted| wanted.name.to_string())
         .collect();
-    step.waiting("its images are on their way into the nodes");
+    if arrivals.borrow().is_some() {
+        step.waiting("its images are on their way into the nodes");
+    }
     let here = arrivals.wait_for(|arrived| match arrived {
         None => true,
         Some(names) => first.iter().all(|name| names.contains(name)),
@@ -564,7 +828,7 @@ pub async fn push(
         ),
     };
     // Right after a restart of the node a pod still counts as ready that isn't running yet: its first refusals are no failure.
-    let refused_since = Cell::new(None::<Instant>);
+    let refused_since = OnceCell::new();
     wait_for(&wait, step, &context.stop, || async {
         let pod = match source::ready_pod(client).await? {
             Ok(pod) => pod,
@@ -574,11 +838,13 @@ pub async fn push(
         let Err(error) = pushed else {
             return Ok(Look::Ready(()));
         };
-        let since = refused_since.get().unwrap_or_else(Instant::now);
-        refused_since.set(Some(since));
+        let since = refused_since.get_or_init(Instant::now);
         Ok(match since.elapsed() < REFUSED {
             true => Look::NotYet(format!("{error:#}")),
-            false => Look::Never(format!("{error:#}")),
+            false => Look::Never {
+                reason: format!("{error:#}"),
+                hint: None,
+            },
         })
     })
     .await?;
@@ -587,21 +853,22 @@ pub async fn push(
 
 /// Where the Applications have to get to.
 pub fn goal(inputs: &Inputs, revision: &str) -> Goal {
-    let names = &inputs.environment;
+    let environment = &inputs.environment;
     let mut bundles = inputs.bundles.clone();
     for bundle in &mut bundles {
         // From here on an image goes by the name it has in this environment.
         bundle.images = bundle
             .images
             .iter()
-            .map(|image| names.image(image).clone())
+            .map(|image| inputs.image_in_cluster(image).clone())
             .collect();
     }
     Goal {
         bundles,
-        excluded: names.exclude.iter().cloned().collect(),
+        excluded: environment.exclude.iter().cloned().collect(),
         revision: revision.to_owned(),
-        overlay: tree::overlay(names).to_owned(),
+        overlay: tree::overlay(environment).to_owned(),
+        images_are_pulled: environment.existing.is_some(),
     }
 }
 

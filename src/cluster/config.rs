@@ -15,6 +15,8 @@ pub enum ClusterConfig {
     Kind(KindConfig),
     /// k3d's.
     K3d(K3dConfig),
+    /// None: the cluster is there already.
+    Existing,
 }
 
 /// A TCP port of a node that is reachable on this machine.
@@ -33,12 +35,14 @@ impl ClusterConfig {
         match provider {
             Provider::Kind => KindConfig::from_source(source).map(Self::Kind),
             Provider::K3d => K3dConfig::from_source(source).map(Self::K3d),
+            Provider::Existing => Ok(Self::Existing),
         }
     }
 
     /// The TCP ports that the nodes publish on this machine.
     pub fn published_ports(&self) -> &[PublishedPort] {
         match self {
+            Self::Existing => &[],
             Self::Kind(config) => config.published_ports(),
             Self::K3d(config) => config.published_ports(),
         }
@@ -52,9 +56,10 @@ impl ClusterConfig {
             .map(|port| port.host_port)
     }
 
-    /// How many nodes the cluster has.
+    /// How many nodes are made for the cluster.
     pub fn node_count(&self) -> usize {
         match self {
+            Self::Existing => 0,
             Self::Kind(config) => config.node_count(),
             Self::K3d(config) => config.node_count(),
         }
@@ -65,13 +70,14 @@ impl ClusterConfig {
         match self {
             Self::Kind(_) => false,
             Self::K3d(config) => config.has_service_lb(),
+            Self::Existing => true,
         }
     }
 
     /// The images that the provider makes containers of besides the nodes, under their upstream names.
     pub fn helper_images(&self) -> Vec<&'static str> {
         match self {
-            Self::Kind(_) => Vec::new(),
+            Self::Kind(_) | Self::Existing => Vec::new(),
             Self::K3d(config) => config.helper_images(),
         }
     }

@@ -33,6 +33,7 @@ const CUSTOM: &str = "coredns-custom";
 const OURS: &str = "devenv.override";
 
 /// One CoreDNS, asked often, that knows the platform's names; says what was changed. Waits until the cluster has made it.
+/// That of a cluster that is somebody else's is left alone.
 pub async fn tune(
     context: &Context,
     provider: Provider,
@@ -40,6 +41,9 @@ pub async fn tune(
     names: &BTreeSet<String>,
     step: &Step,
 ) -> anyhow::Result<Vec<String>> {
+    if provider == Provider::Existing {
+        return Ok(Vec::new());
+    }
     let made = wait(context, "the cluster to set up CoreDNS");
     let config = wait_for(&made, step, &context.stop, || async {
         let config = get(client, "v1", "ConfigMap", NAMESPACE, NAME).await?;
@@ -52,6 +56,7 @@ pub async fn tune(
     match provider {
         Provider::Kind => tune_corefile(client, names, &config).await,
         Provider::K3d => tune_custom(client, names).await,
+        Provider::Existing => Ok(Vec::new()),
     }
 }
 
@@ -135,12 +140,16 @@ fn with_names(corefile: &str, names: &BTreeSet<String>) -> String {
     lines.join("\n") + end
 }
 
-/// Waits until names of Services are answered.
+/// Waits until names of Services are answered. Somebody else's cluster may have another server for them than CoreDNS.
 pub async fn wait_until_it_answers(
     context: &Context,
+    provider: Provider,
     client: &Client,
     step: &Step,
 ) -> anyhow::Result<()> {
+    if provider == Provider::Existing {
+        return Ok(());
+    }
     let answers = wait(context, "CoreDNS");
     wait_for(&answers, step, &context.stop, || async {
         let found = deployment(client).await?;

@@ -3,12 +3,14 @@
 //!
 //! Nothing about a cluster is remembered between two runs: Docker's containers and the API server are asked anew.
 //!
-//! What differs between the providers is in [`kind`] and [`k3d`], and in the few `match`es on [`Provider`] here.
+//! What differs between the providers is in [`kind`] and [`k3d`], and in the few `match`es on [`Provider`] here. A cluster that
+//! is there already has no containers of devenv's: all about it is in [`existing`].
 
 pub mod config;
 pub mod dns;
 pub mod k3d;
 pub mod k3d_config;
+pub mod kept;
 pub mod kind;
 pub mod kind_config;
 pub mod kubeconfig;
@@ -16,22 +18,26 @@ pub mod ours;
 pub mod ports;
 pub mod restart;
 pub mod saved;
+pub mod travel;
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::kube::Client;
 use anyhow::Context as _;
+use futures::future::try_join_all;
 
 use self::config::{ClusterConfig, PublishedPort};
 use crate::context::Context;
-use crate::docker::{Docker, Node, State};
+use crate::docker::{self, Docker, Mount, Node, State};
 use crate::environment::{Environment, Provider};
 use crate::error::Failure;
 use crate::event::{Events, Step};
 use crate::exec;
+use crate::existing;
 use crate::inputs::Inputs;
 use crate::kube;
 use crate::paths;
@@ -67,6 +73,8 @@ pub enum Action {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Removed {
     containers: usize,
+    /// Whether their volumes went with them.
+    volumes: bool,
     /// The network and the volume that k3d was given.
     beside: bool,
 }
@@ -74,10 +82,12 @@ pub struct Removed {
 impl Removed {
     /// In words; `None` where nothing was there.
     pub fn told(self) -> Option<String> {
-        let containers = match self.containers {
-            0 => None,
-            1 => Some("1 container and its volumes".to_owned()),
-            count => Some(format!("{count} containers and their volumes")),
+        let containers = match (self.containers, self.volumes) {
+            (0, _) => None,
+            (1, true) => Some("1 container and its volumes".to_owned()),
+            (1, false) => Some("1 container".to_owned()),
+            (count, true) => Some(format!("{count} containers and their volumes")),
+            (count, false) => Some(format!("{count} containers")),
         };
         match (containers, self.beside) {
             (None, false) => None,
@@ -91,9 +101,8 @@ impl Removed {
 /// The containers of a cluster of this name at the environment's provider, stopped ones too, whoever made them; control
 /// planes first. Started in this order, as the provider made them, they get the addresses they had.
 pub async fn containers(docker: &Docker, environment: &Environment) -> anyhow::Result<Vec<Node>> {
-    let label = match environment.provider {
-        Provider::Kind => kind::LABEL,
-        Provider::K3d => k3d::LABEL,
+    let Some(label) = label(environment.provider) else {
+        return Ok(Vec::new());
     };
     let mut containers = docker.containers(label, Some(&environment.cluster)).await?;
     containers.sort_by_key(|container| !CONTROL_PLANES.contains(&container.role.as_str()));
@@ -102,11 +111,17 @@ pub async fn containers(docker: &Docker, environment: &Environment) -> anyhow::R
 
 /// A filter for `docker ps` that shows a cluster's containers.
 pub fn filter(environment: &Environment) -> String {
-    let label = match environment.provider {
-        Provider::Kind => kind::LABEL,
-        Provider::K3d => k3d::LABEL,
-    };
+    let label = label(environment.provider).unwrap_or_default();
     format!("label={label}={}", environment.cluster)
+}
+
+/// The label that a provider gives the containers that it makes.
+fn label(provider: Provider) -> Option<&'static str> {
+    match provider {
+        Provider::Kind => Some(kind::LABEL),
+        Provider::K3d => Some(k3d::LABEL),
+        Provider::Existing => None,
+    }
 }
 
 /// The containers among these that run pods, and not what a provider makes beside them.
@@ -142,6 +157,7 @@ pub async fn nodes(docker: &Docker, environment: &Environment) -> anyhow::Result
             return Err(refuse(
                 environment,
                 format!("its nodes lack the mount {mark}"),
+                "kind delete cluster --name",
             ));
         }
         Provider::K3d => {
@@ -152,28 +168,26 @@ pub async fn nodes(docker: &Docker, environment: &Environment) -> anyhow::Result
                 return Err(refuse(
                     environment,
                     format!("its containers lack the label {mark}={id}"),
+                    "k3d cluster delete",
                 ));
             }
         }
+        Provider::Existing => {}
     }
     Ok(containers)
 }
 
-/// The error for a cluster of our name that isn't ours.
-fn refuse(environment: &Environment, mark: String) -> anyhow::Error {
+/// The error for a cluster of our name that isn't ours; `delete` is what removes one.
+fn refuse(environment: &Environment, mark: String, delete: &str) -> anyhow::Error {
     let Environment {
         provider, cluster, ..
     } = environment;
-    let delete = match provider {
-        Provider::Kind => format!("kind delete cluster --name {cluster}"),
-        Provider::K3d => format!("k3d cluster delete {cluster}"),
-    };
     not_ours(
         environment,
         format!(
             "a {provider} cluster named {cluster} exists that this environment didn't make ({mark})"
         ),
-        &delete,
+        &format!("{delete} {cluster}"),
     )
 }
 
@@ -410,7 +424,7 @@ pub fn differs(inputs: &Inputs, nodes: &[Node]) -> Option<String> {
             inputs.environment.config.display()
         ));
     }
-    let image = inputs.environment.node_image.to_string();
+    let image = inputs.environment.node_image.as_ref()?.to_string();
     let familiar = |name: &str| name.strip_prefix("docker.io/").unwrap_or(name).to_owned();
     let other = pod_nodes(nodes).find(|node| familiar(&node.image) != familiar(&image));
     other.map(|node| {
@@ -447,6 +461,7 @@ pub async fn find_program(context: &Context, environment: &Environment) -> anyho
             "k3d",
             "brew install k3d, or: go install github.com/k3d-io/k3d/v5@v5.8.3",
         ),
+        Provider::Existing => anyhow::bail!("{NEVER_MADE}"),
     };
     let get = format!(
         "scripts/up installs it (built from its Go module, checked against go.sum); or: {by_hand}"
@@ -460,11 +475,15 @@ pub async fn find_program(context: &Context, environment: &Environment) -> anyho
     Ok(program)
 }
 
+/// Why there is nothing to make of a cluster that is there already.
+const NEVER_MADE: &str = "a cluster that is there already is never made by devenv";
+
 /// Where the provider's program is: on PATH, or where `scripts/up` puts it.
 pub fn program_of(context: &Context, provider: Provider) -> Option<PathBuf> {
     let tool = match provider {
         Provider::Kind => "kind",
         Provider::K3d => "k3d",
+        Provider::Existing => return None,
     };
     let own = context.paths.tools().join(tool);
     which::which(tool)
@@ -499,6 +518,7 @@ pub async fn start(docker: &Docker, nodes: &[String], step: &Step) -> anyhow::Re
         docker.unpause(node).await?;
         docker.start(node).await?;
     }
+    restart::lead_to_api(docker, nodes.iter().map(String::as_str)).await;
     Ok(())
 }
 
@@ -515,8 +535,10 @@ pub async fn create(
     // In the environment's own folder: even if devenv is killed, `down` finds it.
     let scratch = tempfile::tempdir_in(context.paths.environment(&environment.id))
         .context("make a folder for the provider's files")?;
-    let image = environment.node_image.to_string();
+    let image = environment.node_image.as_ref().context(NEVER_MADE)?;
+    let image = image.to_string();
     let call = match &inputs.cluster_config {
+        ClusterConfig::Existing => anyhow::bail!("{NEVER_MADE}"),
         ClusterConfig::Kind(config) => {
             step.waiting("kind create cluster");
             let mark = context.paths.mark(&environment.id);
@@ -572,6 +594,7 @@ fn first_node(environment: &Environment) -> String {
     match environment.provider {
         Provider::Kind => format!("{}-control-plane", environment.cluster),
         Provider::K3d => format!("k3d-{}-server-0", environment.cluster),
+        Provider::Existing => environment.cluster.clone(),
     }
 }
 
@@ -623,11 +646,16 @@ pub async fn api(
             environment.name
         ),
     };
+    let cut_off_since = OnceCell::new();
     wait_for(&wait, step, &context.stop, || async {
         let nodes = containers(docker, environment).await?;
         let Some((control_plane, server)) = api_server(&nodes) else {
             return Ok(Look::NotYet("no control plane runs yet".to_owned()));
         };
+        if control_plane.address.is_none() {
+            let since = cut_off_since.get_or_init(Instant::now);
+            return Ok(cut_off(environment, control_plane, since.elapsed()));
+        }
         let Some((text, client)) = kubeconfig_and_client(
             docker,
             environment.provider,
@@ -639,7 +667,15 @@ pub async fn api(
         else {
             return Ok(Look::NotYet("the control plane is being set up".to_owned()));
         };
-        kube::ready(&client).await?;
+        if let Err(error) = kube::ready(&client).await {
+            return match kube::is_out_of_date(&error) {
+                true => Ok(Look::Never {
+                    reason: format!("{error:#}"),
+                    hint: Some(out_of_date_hint(environment)),
+                }),
+                false => Err(error),
+            };
+        }
         ours::folder(&context.paths, environment)?;
         let path = context.paths.kubeconfig(&environment.id);
         if std::fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
@@ -648,6 +684,37 @@ pub async fn api(
         Ok(Look::Ready(client))
     })
     .await
+}
+
+/// How long a node that was just made may be in no network.
+const JOINS_WITHIN: Duration = Duration::from_secs(5);
+
+/// A node that runs and is in no network: somebody took it out, or removed the network by force.
+fn cut_off(environment: &Environment, node: &Node, since: Duration) -> Look<Client> {
+    let reason = format!("the node {} runs, and is in no network", node.name);
+    if since < JOINS_WITHIN {
+        return Look::NotYet(reason);
+    }
+    let network = match environment.provider {
+        Provider::Kind => "kind".to_owned(),
+        Provider::K3d | Provider::Existing => k3d::network(&environment.cluster),
+    };
+    let hint = format!(
+        "docker network connect {network} {}; if there is no such network any more: devenv reset --rebuild --environment {}",
+        node.name, environment.name
+    );
+    Look::Never {
+        reason,
+        hint: Some(hint),
+    }
+}
+
+/// No waiting helps: either a clock is wrong, or the cluster has become older than what kubeadm and k3s sign, a year.
+fn out_of_date_hint(environment: &Environment) -> String {
+    format!(
+        "devenv doctor says whether a clock is wrong; if none is, the cluster's certificates have expired: devenv reset --rebuild --environment {}",
+        environment.name
+    )
 }
 
 async fn client(
@@ -681,6 +748,7 @@ async fn kubeconfig_and_client(
         }
         // Where k3d tells k3s to write it.
         Provider::K3d => "cat /output/kubeconfig.yaml && echo ---",
+        Provider::Existing => return Ok(None),
     };
     let read = docker.exec(&node.name, &["sh", "-c", script]).await?;
     let both = String::from_utf8_lossy(&read.stdout);
@@ -696,27 +764,102 @@ async fn kubeconfig_and_client(
     Ok(Some((text, kube::client(&client).await?)))
 }
 
+/// A client for a cluster that is known to be there, whether or not its API server answers; `None` where no control plane runs.
+async fn client_of(
+    docker: &Docker,
+    environment: &Environment,
+    nodes: &[Node],
+) -> anyhow::Result<Option<Client>> {
+    let (provider, cluster) = (environment.provider, &environment.cluster);
+    match api_server(nodes) {
+        Some((control_plane, server)) => {
+            client(docker, provider, cluster, control_plane, &server).await
+        }
+        None => Ok(None),
+    }
+}
+
 /// A client for a cluster that is known to be there, with a short wait; `None` where its API server doesn't answer.
 pub async fn client_if_running(
     docker: &Docker,
     environment: &Environment,
     nodes: &[Node],
 ) -> anyhow::Result<Option<Client>> {
-    let Some((control_plane, server)) = api_server(nodes) else {
-        return Ok(None);
-    };
-    let Some(client) = client(
-        docker,
-        environment.provider,
-        &environment.cluster,
-        control_plane,
-        &server,
-    )
-    .await?
-    else {
+    let Some(client) = client_of(docker, environment, nodes).await? else {
         return Ok(None);
     };
     Ok(kube::ready(&client).await.is_ok().then_some(client))
+}
+
+/// Like [`client_if_running`], where nothing can be done without it.
+pub async fn running(
+    docker: &Docker,
+    environment: &Environment,
+    nodes: &[Node],
+) -> anyhow::Result<Client> {
+    let Some(client) = client_of(docker, environment, nodes).await? else {
+        return Err(not_running(environment));
+    };
+    let Err(error) = kube::ready(&client).await else {
+        return Ok(client);
+    };
+    let hint = match kube::is_out_of_date(&error) {
+        true => out_of_date_hint(environment),
+        false => format!("devenv up --environment {}", environment.name),
+    };
+    Err(Failure::Other {
+        message: format!(
+            "the nodes of {} run, and its API server can't be asked: {error:#}",
+            environment.cluster
+        ),
+        hint,
+    }
+    .into())
+}
+
+/// What a command works on, that is up: a client for the API server, and Docker where the nodes are devenv's own.
+pub struct Running {
+    /// The API server's client.
+    pub client: Client,
+    /// Docker, which has the nodes; `None` where they are somebody else's.
+    pub docker: Option<Docker>,
+}
+
+/// The environment's cluster, whichever provider it has; an error where it isn't up.
+pub async fn reach(context: &Context, environment: &Environment) -> anyhow::Result<Running> {
+    if environment.existing.is_some() {
+        return Ok(Running {
+            client: existing::running(context, environment).await?,
+            docker: None,
+        });
+    }
+    let docker = docker::connect().await?;
+    let nodes = nodes(&docker, environment).await?;
+    Ok(Running {
+        client: running(&docker, environment, &nodes).await?,
+        docker: Some(docker),
+    })
+}
+
+/// The error for what needs nodes that are devenv's own; `what` is a sentence about it, `instead` a command.
+pub fn not_with_existing(environment: &Environment, what: &str, instead: String) -> anyhow::Error {
+    Failure::Usage {
+        message: format!(
+            "{what}, and those of {} aren't devenv's: the cluster of the context {} is there already",
+            environment.name, environment.cluster
+        ),
+        hint: instead,
+    }
+    .into()
+}
+
+/// The error for a cluster that has to run first.
+pub fn not_running(environment: &Environment) -> anyhow::Error {
+    Failure::Other {
+        message: format!("the cluster {} doesn't run", environment.cluster),
+        hint: format!("devenv up --environment {}", environment.name),
+    }
+    .into()
 }
 
 /// Removes the cluster's containers with their volumes, and what k3d was given beside them.
@@ -725,9 +868,39 @@ pub async fn remove(
     environment: &Environment,
     nodes: &[Node],
 ) -> anyhow::Result<Removed> {
-    futures::future::try_join_all(nodes.iter().map(|node| docker.remove(&node.name))).await?;
+    let mut removed = remove_but_volumes(docker, environment, nodes).await?;
+    let volumes = nodes
+        .iter()
+        .flat_map(|node| &node.mounts)
+        .filter_map(anonymous);
+    try_join_all(volumes.map(|volume| docker.remove_volume(volume))).await?;
+    removed.volumes = true;
+    Ok(removed)
+}
+
+/// The volume's name, if Docker made it for the container: the name is only digits then. A node that was made again has its
+/// volume by that name, and Docker doesn't remove it with the node any more.
+fn anonymous(mount: &Mount) -> Option<&str> {
+    let name = mount.volume.as_deref()?;
+    let is_digits = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_digits.then_some(name)
+}
+
+/// Removes the cluster's containers, and what k3d was given beside them.
+pub async fn remove_but_volumes(
+    docker: &Docker,
+    environment: &Environment,
+    nodes: &[Node],
+) -> anyhow::Result<Removed> {
+    try_join_all(
+        nodes
+            .iter()
+            .map(|node| docker.remove_but_volumes(&node.name)),
+    )
+    .await?;
     let mut removed = Removed {
         containers: nodes.len(),
+        volumes: false,
         beside: false,
     };
     if environment.provider == Provider::K3d {

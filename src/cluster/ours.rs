@@ -8,6 +8,8 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
+
 use super::k3d;
 use super::kind;
 use super::kind_config::MARK_FOLDER;
@@ -162,6 +164,23 @@ pub fn folder(paths: &Paths, environment: &Environment) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Removes from the environment's folder what a devenv that was killed was just writing. Its lock must be held.
+pub fn tidy(paths: &Paths, environment: &Environment) -> anyhow::Result<()> {
+    let folder = paths.environment(&environment.id);
+    for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if !entry.file_name().as_bytes().starts_with(b".tmp") {
+            continue;
+        }
+        let removed = match path.is_dir() {
+            true => fs::remove_dir_all(&path),
+            false => fs::remove_file(&path),
+        };
+        removed.with_context(|| format!("remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -177,6 +196,7 @@ mod tests {
             state: State::Running,
             exit_code: None,
             mounts: vec![Mount {
+                volume: None,
                 source: "/data/devenv/environments/x/mark".into(),
                 destination: mounted.into(),
             }],

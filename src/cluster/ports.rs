@@ -11,7 +11,6 @@ use super::ours::{self, Ours};
 use crate::docker::{Docker, Port, State};
 use crate::error::Failure;
 use crate::inputs::Inputs;
-use crate::names;
 
 /// A port that is to be published, and can't be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,9 +128,9 @@ pub fn instead(inputs: &Inputs, others: &[Ours]) -> String {
     };
     let lines: Vec<String> = offer.iter().map(line).collect();
     let https = offer.iter().find(|port| port.container_port == 443);
-    let names = names::wanted(inputs);
     let addresses: Vec<String> = match https {
-        Some(https) => names
+        Some(https) => inputs
+            .names
             .iter()
             .map(|name| format!("https://{name}:{}", https.host_port))
             .collect(),

@@ -3,15 +3,46 @@
 
 use std::time::{Duration, SystemTime};
 
+use futures::future::join_all;
 use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject};
 use serde_json::Value;
 
 use crate::context::Context;
+use crate::docker::Docker;
 use crate::event::Step;
 use crate::gitops::explain;
 use crate::kube::{list, resource, text};
 use crate::wait::{Look, Wait, wait_for};
+
+/// Leads the API server's address in the cluster to it. kube-proxy does that, too, but it is a pod among others that all start at
+/// once after a restart, twenty seconds after the node on two cores; whoever asks before gets no answer, asks again ever more
+/// rarely, and everybody waits for CoreDNS and istiod. kube-proxy puts its own rule before this one, and the rule goes with the
+/// node's network when it stops.
+///
+/// kubeadm gives CoreDNS the tenth address of the services' range and the API server the first. The entrypoint of kind's nodes has
+/// written the node's new address where it is read here once systemd runs. What has no file of kubeadm's is no node of kind's.
+const LEAD_TO_API: &str = "\
+    [ -e /etc/kubernetes/kubelet.conf ] || exit 0; \
+    i=0; until [ -d /run/systemd/system ] || [ $i -ge 30 ]; do i=$((i + 1)); sleep 0.1; done; \
+    dns=$(sed -n '/^clusterDNS:/{n;s/^- \\([0-9.]*\\.[0-9]*\\.[0-9]*\\.[0-9]*\\)$/\\1/p}' /var/lib/kubelet/config.yaml 2>/dev/null); \
+    server=$(sed -n 's#.*server: https://\\(.*\\):\\([0-9]*\\)$#\\1 \\2#p' /etc/kubernetes/kubelet.conf 2>/dev/null); \
+    [ -n \"$dns\" ] && [ -n \"$server\" ] || exit 0; \
+    address=$(getent ahostsv4 ${server% *} | sed -n '1s/ .*//p'); \
+    [ -n \"$address\" ] || exit 0; \
+    for chain in PREROUTING OUTPUT; do \
+      iptables -w 5 -t nat -A $chain -d ${dns%.*}.$((${dns##*.} - 9)) -p tcp --dport 443 \
+        -m comment --comment 'devenv: until kube-proxy runs' -j DNAT --to-destination $address:${server#* } || exit; \
+    done";
+
+/// Leads the API server's address in the cluster to it, on nodes that were just started. Where that fails kube-proxy does it later,
+/// so nothing is lost but time.
+pub async fn lead_to_api(docker: &Docker, nodes: impl IntoIterator<Item = &str>) {
+    let lead = nodes
+        .into_iter()
+        .map(|node| async move { docker.exec(node, &["sh", "-c", LEAD_TO_API]).await.ok() });
+    join_all(lead).await;
+}
 
 /// After a restart nobody leads any more, but whoever wants to lead waits for the old lease to run out, fifteen seconds. The
 /// nodes' own leases stay.

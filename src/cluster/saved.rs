@@ -3,15 +3,18 @@
 //!
 //! A snapshot lies in the node's own volume, beside what it was copied from: nothing travels, and where the file system can,
 //! the copy shares its blocks. Images stay where they are and belong to no snapshot. It is whole when its `meta.json` is
-//! there, which is written last. A restore that was killed half-way is finished by the next `up` ([`finish_restore`]).
+//! there, which is written last, and its files are as long as they were. A restore that was killed half-way is finished by the
+//! next `up` ([`finish_restore`]).
 
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use serde::{Deserialize, Serialize};
 
-use super::pod_nodes;
+use super::k3d::MARK;
+use super::kept::MadeOf;
+use super::{pod_nodes, restart};
 use crate::docker::beside::Beside;
 use crate::docker::{Docker, Node, State};
 use crate::environment::{Environment, Provider};
@@ -21,33 +24,57 @@ use crate::event::Step;
 /// The snapshot that `up` keeps of the last state that passed all checks.
 pub const HEALTHY: &str = "healthy";
 /// Where a node keeps what a snapshot is of, and the snapshots beside it: all in one volume, so that nothing travels.
-struct Places {
+pub(super) struct Places {
     /// etcd's, or that of what k3s has in its place.
     database: &'static str,
     /// The data of volumes.
     volumes: &'static str,
     /// The snapshots.
-    snapshots: &'static str,
+    pub(super) snapshots: &'static str,
+    /// What makes a container this node and no other: certificates, keys, configs. A pattern for the shell, below `/`.
+    identity: &'static str,
+    /// What the pattern takes in and isn't that, beside [`DOCKERS_OWN`]: what is in the other places, and images.
+    except: &'static [&'static str],
 }
 
 impl Places {
-    fn of(environment: &Environment) -> Self {
+    pub(super) fn of(environment: &Environment) -> Self {
         match environment.provider {
-            Provider::Kind => Self {
+            // One that is there already has no nodes of ours, and nothing is saved of it.
+            Provider::Kind | Provider::Existing => Self {
                 database: "/var/lib/etcd",
                 volumes: "/var/local-path-provisioner",
                 snapshots: "/var/devenv/snapshots",
+                identity: "etc kind var/lib/kubelet/*.yaml var/lib/kubelet/*.env var/lib/kubelet/pki",
+                except: &[],
             },
             Provider::K3d => Self {
                 database: "/var/lib/rancher/k3s/server/db",
                 volumes: "/var/lib/rancher/k3s/storage",
                 snapshots: "/var/lib/rancher/k3s/devenv/snapshots",
+                identity: "etc output bin/k3d-entrypoint*.sh var/lib/kubelet/pki var/lib/rancher/k3s",
+                except: &OF_K3S,
             },
         }
     }
 }
-/// The label of containers that work beside a node.
-const LABEL: &str = "devenv.environment";
+
+/// Files that Docker mounts into every container.
+const DOCKERS_OWN: [&str; 3] = ["etc/hosts", "etc/hostname", "etc/resolv.conf"];
+/// What lies beside k3s's own certificates.
+const OF_K3S: [&str; 5] = [
+    "var/lib/rancher/k3s/server/db",
+    "var/lib/rancher/k3s/storage",
+    "var/lib/rancher/k3s/devenv",
+    "var/lib/rancher/k3s/agent/containerd",
+    "var/lib/rancher/k3s/agent/images",
+];
+/// In a snapshot, the archive of a node's identity.
+pub(super) const IDENTITY: &str = "identity.tar";
+/// In a snapshot, what it consists of: the length and the name of each file, as [`LENGTHS`] tells them.
+const FILES: &str = ".files";
+/// Lists the files of the snapshot that is the working folder; its own bookkeeping aside.
+const LENGTHS: &str = r"find . -type f ! -path ./.files ! -path ./.meta ! -path ./meta.json -exec stat -c '%s %n' {} + | LC_ALL=C sort";
 /// So much of the disk must stay free after a snapshot.
 const FREE_MEBIBYTES: u64 = 2048;
 /// What all of an environment's named snapshots may take.
@@ -68,6 +95,9 @@ pub struct Snapshot {
     /// Its size in MiB, all nodes together; blocks that it shares count as well.
     #[serde(default)]
     pub mebibytes: u64,
+    /// What the cluster was made of; an older devenv didn't tell.
+    #[serde(default)]
+    pub made_of: Option<MadeOf>,
 }
 
 /// A name that can be a folder's and says what it means: at most 40 of a-z, 0-9 and `-`.
@@ -92,8 +122,10 @@ pub async fn all(
         return Ok(Vec::new());
     };
     let Places { snapshots, .. } = Places::of(environment);
+    let whole = whole_test();
     let script = format!(
-        "cd {snapshots} 2>/dev/null || exit 0; for meta in */meta.json; do if [ -e \"$meta\" ]; then cat \"$meta\"; echo; fi; done"
+        "cd {snapshots} 2>/dev/null || exit 0; for meta in */meta.json; do \
+           if [ -e \"$meta\" ] && (cd \"${{meta%/*}}\" && {whole}); then cat \"$meta\"; echo; fi; done"
     );
     let output = docker
         .exec_checked(&first.name, &["sh", "-c", &script])
@@ -107,13 +139,19 @@ pub async fn all(
     Ok(found)
 }
 
+/// Succeeds where the snapshot that is the working folder has all its files, as long as they were when it was saved. Those of an
+/// older devenv don't tell.
+pub(super) fn whole_test() -> String {
+    format!("{{ [ ! -e {FILES} ] || [ \"$({LENGTHS})\" = \"$(cat {FILES})\" ]; }}")
+}
+
 /// Saves the state of all nodes under a name; one of that name is replaced. The nodes stand still for as long as it takes.
 pub async fn save(
     docker: &Docker,
     environment: &Environment,
     nodes: &[Node],
     name: &str,
-    revision: &str,
+    (revision, made_of): (&str, MadeOf),
     step: &Step,
 ) -> anyhow::Result<Snapshot> {
     let nodes: Vec<&Node> = pod_nodes(nodes).collect();
@@ -126,28 +164,29 @@ pub async fn save(
         revision: revision.to_owned(),
         holds: "etcd and the data of all volumes; no images".to_owned(),
         mebibytes: 0,
+        made_of: Some(made_of),
     };
-    let copy = copy_script(&places, name);
-    let beside = besides(environment, &nodes, &copy);
-    for (helper, node) in &beside {
-        docker.make_beside(&helper.beside(node)).await?;
-    }
-    step.waiting("the nodes stand still");
-    try_join_all(nodes.iter().map(|node| docker.pause(&node.name))).await?;
-    let copied = try_join_all(
-        beside
+    let begin = begin_script(&places, name);
+    let begin = ["sh", "-c", &begin];
+    try_join_all(
+        nodes
             .iter()
-            .map(|(helper, _)| docker.run_beside(&helper.name)),
+            .map(|node| docker.exec_checked(&node.name, &begin)),
     )
-    .await;
+    .await
+    .context("copy what makes the nodes themselves")?;
+    let copy = copy_script(&places, name);
+    make_helpers(docker, environment, &nodes, &copy).await?;
+    step.waiting("the nodes stand still");
+    let copied = async {
+        try_join_all(nodes.iter().map(|node| docker.pause(&node.name))).await?;
+        run_helpers(docker, &nodes).await
+    };
+    let copied = copied.await.context("copy the state of the nodes");
     // Whatever came of it, they go on.
-    for node in &nodes {
-        docker.unpause(&node.name).await?;
-    }
-    let copied = copied.context("copy the state of the nodes");
-    for (helper, _) in &beside {
-        docker.remove(&helper.name).await?;
-    }
+    let go_on = join_all(nodes.iter().map(|node| docker.unpause(&node.name))).await;
+    remove_helpers(docker, environment).await?;
+    go_on.into_iter().collect::<anyhow::Result<()>>()?;
     snapshot.mebibytes = copied?
         .iter()
         .filter_map(|said| said.trim().parse::<u64>().ok())
@@ -174,6 +213,7 @@ async fn refuse_without_room(
         database,
         volumes,
         snapshots,
+        ..
     } = places;
     // Busybox, which k3s has, knows no `du --exclude`.
     let script = format!(
@@ -213,18 +253,38 @@ async fn refuse_without_room(
     Ok(())
 }
 
+/// Runs while the node does: what it takes doesn't change.
+fn begin_script(places: &Places, name: &str) -> String {
+    let Places {
+        snapshots,
+        identity,
+        except,
+        ..
+    } = places;
+    let except: String = DOCKERS_OWN
+        .iter()
+        .chain(*except)
+        .map(|path| format!("--exclude={path} "))
+        .collect();
+    format!(
+        "set -e; mkdir -p {snapshots}; chmod 700 {snapshots}; cd {snapshots}; rm -rf .{name}.new; mkdir .{name}.new; cd /; \
+         umask 077; tar -cf {snapshots}/.{name}.new/{IDENTITY} {except}$(ls -d {identity} 2>/dev/null)"
+    )
+}
+
 /// Runs while the node stands still, so it only copies.
 fn copy_script(places: &Places, name: &str) -> String {
     let Places {
         database,
         volumes,
         snapshots,
+        ..
     } = places;
     format!(
-        "set -e; mkdir -p {snapshots}; chmod 700 {snapshots}; cd {snapshots}; rm -rf .{name}.new; mkdir .{name}.new; \
-         cp -a --reflink=auto {volumes} .{name}.new/volumes 2>/dev/null || mkdir -p .{name}.new/volumes; \
+        "set -e; cd {snapshots}; \
+         if [ -d {volumes} ]; then cp -a --reflink=auto {volumes} .{name}.new/volumes; else mkdir .{name}.new/volumes; fi; \
          if [ -d {database} ]; then cp -a --reflink=auto {database} .{name}.new/etcd; fi; \
-         du -sm .{name}.new | cut -f1"
+         (cd .{name}.new && {LENGTHS} > {FILES}); du -sm .{name}.new | cut -f1"
     )
 }
 
@@ -249,10 +309,7 @@ pub async fn restore(
 ) -> anyhow::Result<()> {
     let nodes: Vec<&Node> = pod_nodes(nodes).collect();
     let script = restore_script(&Places::of(environment), name);
-    let beside = besides(environment, &nodes, &script);
-    for (helper, node) in &beside {
-        docker.make_beside(&helper.beside(node)).await?;
-    }
+    make_helpers(docker, environment, &nodes, &script).await?;
     step.waiting("stopping the nodes");
     try_join_all(nodes.iter().map(|node| async move {
         docker.unpause(&node.name).await.ok();
@@ -260,22 +317,41 @@ pub async fn restore(
     }))
     .await?;
     step.waiting(format!("putting {name} back"));
-    try_join_all(
-        beside
-            .iter()
-            .map(|(helper, _)| docker.run_beside(&helper.name)),
-    )
-    .await
-    .with_context(|| format!("put the snapshot {name} back"))?;
-    for (helper, _) in &beside {
-        docker.remove(&helper.name).await?;
-    }
+    run_helpers(docker, &nodes)
+        .await
+        .with_context(|| format!("put the snapshot {name} back"))?;
     step.waiting("starting the nodes");
-    // One after the other, so that each gets the address it had; see `cluster::containers`.
-    for node in &nodes {
+    start(docker, nodes).await?;
+    // Last: as long as they are there, it is known why the nodes stand still.
+    remove_helpers(docker, environment).await
+}
+
+/// One after the other, so that each gets the address it had; see `cluster::containers`.
+pub(super) async fn start(
+    docker: &Docker,
+    nodes: impl IntoIterator<Item = &Node> + Clone,
+) -> anyhow::Result<()> {
+    for node in nodes.clone() {
         docker.start(&node.name).await?;
     }
+    restart::lead_to_api(docker, nodes.into_iter().map(|node| node.name.as_str())).await;
     Ok(())
+}
+
+/// Puts a saved state into nodes that were made and never ran.
+pub(super) async fn fill(
+    docker: &Docker,
+    environment: &Environment,
+    nodes: &[Node],
+    name: &str,
+) -> anyhow::Result<()> {
+    let nodes: Vec<&Node> = pod_nodes(nodes).collect();
+    let script = restore_script(&Places::of(environment), name);
+    make_helpers(docker, environment, &nodes, &script).await?;
+    run_helpers(docker, &nodes)
+        .await
+        .with_context(|| format!("put the snapshot {name} into the nodes"))?;
+    remove_helpers(docker, environment).await
 }
 
 /// Each part is put beside its place first and then takes it, so that a second run finishes what a first began.
@@ -284,9 +360,12 @@ fn restore_script(places: &Places, name: &str) -> String {
         database,
         volumes,
         snapshots,
+        ..
     } = places;
+    let whole = whole_test();
     format!(
         "set -e; s={snapshots}/{name}; test -e $s/meta.json; \
+         (cd $s && {whole}) || {{ echo \"the snapshot {name} is damaged: some of its files aren't what they were\" >&2; exit 1; }}; \
          rm -rf {database}.devenv {volumes}.devenv; \
          cp -a --reflink=auto $s/volumes {volumes}.devenv; \
          if [ -d $s/etcd ]; then cp -a --reflink=auto $s/etcd {database}.devenv; \
@@ -296,20 +375,13 @@ fn restore_script(places: &Places, name: &str) -> String {
     )
 }
 
-/// Finishes a restore that a killed devenv began: its container is still there. Says whether there was one.
-pub async fn finish_restore(
-    docker: &Docker,
-    environment: &Environment,
-    nodes: &[Node],
-    step: &Step,
-) -> anyhow::Result<bool> {
-    let mut found = false;
+/// Finishes a restore that a killed devenv began: its container is still there.
+pub async fn finish_restore(docker: &Docker, nodes: &[Node], step: &Step) -> anyhow::Result<()> {
     for node in pod_nodes(nodes) {
-        let name = helper_name(environment, node);
+        let name = helper_name(node);
         let Some(state) = docker.state_of(&name).await? else {
             continue;
         };
-        found = true;
         step.waiting(format!("finishing what {name} began"));
         match (&node.state, state) {
             // It was saving: the node goes on, and what was copied is nobody's.
@@ -319,12 +391,34 @@ pub async fn finish_restore(
         }
         docker.remove(&name).await?;
     }
-    Ok(found)
+    Ok(())
 }
 
-/// Removes what is left of work beside the nodes, for `down`.
+/// Whether a devenv that was killed left its work on the nodes' state unfinished.
+pub async fn is_interrupted(docker: &Docker, nodes: &[Node]) -> anyhow::Result<bool> {
+    for node in pod_nodes(nodes) {
+        if docker.state_of(&helper_name(node)).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Finishes such work, and lets the nodes go on.
+pub async fn go_on(docker: &Docker, nodes: &[Node], step: &Step) -> anyhow::Result<()> {
+    finish_restore(docker, nodes, step).await?;
+    for node in pod_nodes(nodes) {
+        docker.unpause(&node.name).await?;
+        docker.start(&node.name).await?;
+    }
+    Ok(())
+}
+
+/// Removes the containers beside the nodes, those that a killed devenv left too.
 pub async fn remove_helpers(docker: &Docker, environment: &Environment) -> anyhow::Result<()> {
-    for helper in docker.containers(LABEL, Some(&environment.id)).await? {
+    let marked = docker.containers(MARK, Some(&environment.id)).await?;
+    // k3d's own containers carry the mark as well.
+    for helper in marked.iter().filter(|marked| marked.name.ends_with(HELPER)) {
         docker.remove(&helper.name).await?;
     }
     Ok(())
@@ -353,44 +447,36 @@ pub async fn remove(
     Ok(there)
 }
 
-/// A container beside a node, by its name, label and script.
-struct Helper<'a> {
-    name: String,
-    environment: &'a Environment,
-    script: &'a str,
+/// How the names of containers beside a node end.
+const HELPER: &str = "-state";
+
+fn helper_name(node: &Node) -> String {
+    format!("{}{HELPER}", node.name)
 }
 
-impl Helper<'_> {
-    fn beside<'a>(&'a self, node: &'a Node) -> Beside<'a> {
-        Beside {
-            name: &self.name,
+/// Makes a container beside each node, which is to run this script.
+async fn make_helpers(
+    docker: &Docker,
+    environment: &Environment,
+    nodes: &[&Node],
+    script: &str,
+) -> anyhow::Result<()> {
+    for node in nodes {
+        let beside = Beside {
+            name: helper_name(node),
             node,
-            script: self.script,
-            label: (LABEL, &self.environment.id),
-        }
+            script,
+            label: (MARK, &environment.id),
+        };
+        docker.make_beside(&beside).await?;
     }
+    Ok(())
 }
 
-fn besides<'a>(
-    environment: &'a Environment,
-    nodes: &[&'a Node],
-    script: &'a str,
-) -> Vec<(Helper<'a>, &'a Node)> {
-    nodes
-        .iter()
-        .map(|node| {
-            let helper = Helper {
-                name: helper_name(environment, node),
-                environment,
-                script,
-            };
-            (helper, *node)
-        })
-        .collect()
-}
-
-fn helper_name(_: &Environment, node: &Node) -> String {
-    format!("{}-state", node.name)
+/// Runs them all at once; gives what each said.
+async fn run_helpers(docker: &Docker, nodes: &[&Node]) -> anyhow::Result<Vec<String>> {
+    let run = async |node: &&Node| docker.run_beside(&helper_name(node)).await;
+    try_join_all(nodes.iter().map(run)).await
 }
 
 /// How old a snapshot is, for people: "3m ago".

@@ -11,10 +11,10 @@ use super::{Docker, Node, State, status};
 use crate::error::Failure;
 
 /// A script to run on a node's volumes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Beside<'a> {
     /// The container's name; only one of a name can be there.
-    pub name: &'a str,
+    pub name: String,
     /// Whose volumes.
     pub node: &'a Node,
     /// For `sh -c`.
@@ -31,11 +31,11 @@ impl Docker {
             node,
             script,
             label,
-        } = *beside;
+        } = beside;
         self.remove(name).await?;
         let body = ContainerCreateBody {
             image: Some(node.image.clone()),
-            entrypoint: Some(["sh", "-c", script].map(str::to_owned).to_vec()),
+            entrypoint: Some(["sh", "-c", *script].map(str::to_owned).to_vec()),
             cmd: Some(Vec::new()),
             labels: Some([(label.0.to_owned(), label.1.to_owned())].into()),
             network_disabled: Some(true),
