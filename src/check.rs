@@ -1,7 +1,6 @@
 //! `devenv check`: proves again, through the front door, that what is up works.
 
-use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,15 +9,15 @@ use kube::Client;
 
 use crate::checks::{self, Checked, Door, Verdict, World};
 use crate::cli::{Evidence, Output};
+use crate::cluster::{self, Running};
 use crate::context::Context;
-use crate::docker::{self, Docker};
-use crate::error::{Exit, Failure};
+use crate::docker::Docker;
+use crate::error::Exit;
 use crate::event::Step;
 use crate::evidence::{self, Told};
-use crate::gitops::tree::https_port;
+use crate::existing;
 use crate::inputs::{self, Inputs};
 use crate::names::tls::{self, Authority};
-use crate::{cluster, names};
 
 /// A resolver that looks at its files only every few seconds must not make a check fail.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -54,18 +53,14 @@ pub async fn check(
 
 async fn run(context: &Context, inputs: &Inputs) -> anyhow::Result<Vec<Checked>> {
     let environment = &inputs.environment;
-    let docker = docker::connect().await?;
-    let nodes = cluster::nodes(&docker, environment).await?;
-    let Some(client) = cluster::client_if_running(&docker, environment, &nodes).await? else {
-        return Err(Failure::Other {
-            message: format!("the cluster {} doesn't run", environment.cluster),
-            hint: format!("devenv up --environment {}", environment.name),
-        }
-        .into());
-    };
+    let Running { client, docker } = cluster::reach(context, environment).await?;
+    let docker = docker.as_ref();
     let step = context.events.step("checks");
-    let names = names::wanted(inputs);
-    let checked = prove(context, inputs, &docker, &client, &names, PATIENCE, &step).await?;
+    let authority = tls::authority(&context.paths, &environment.domain)?;
+    let checked = prove(
+        context, inputs, docker, &client, &authority, PATIENCE, &step,
+    )
+    .await?;
     step.unchanged(checks::counted(&checked));
     Ok(checked)
 }
@@ -74,13 +69,12 @@ async fn run(context: &Context, inputs: &Inputs) -> anyhow::Result<Vec<Checked>>
 pub async fn prove(
     context: &Context,
     inputs: &Inputs,
-    docker: &Docker,
+    docker: Option<&Docker>,
     client: &Client,
-    names: &BTreeSet<String>,
+    authority: &Authority,
     patience: Duration,
     step: &Step,
 ) -> anyhow::Result<Vec<Checked>> {
-    let authority = tls::authority(&context.paths, &inputs.environment.domain)?;
     let kubeconfig = context.paths.kubeconfig(&inputs.environment.id);
     let kubeconfig = std::fs::read_to_string(&kubeconfig)
         .with_context(|| format!("read {}", kubeconfig.display()))?;
@@ -89,8 +83,7 @@ pub async fn prove(
         docker,
         client,
         asks_once: &crate::kube::client_that_asks_once(&kubeconfig).await?,
-        names,
-        door: door(inputs, &authority),
+        door: door(inputs, client, authority).await?,
         stop: &context.stop,
         step,
     };
@@ -101,15 +94,28 @@ pub async fn prove(
         .context("run the checks")
 }
 
-/// The gateway's ports on this machine, if the cluster config publishes them.
-fn door(inputs: &Inputs, authority: &Authority) -> Option<Door> {
-    let here = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    inputs.cluster_config.published(443)?;
-    Some(Door {
-        http: here(inputs.cluster_config.published(80)?),
-        https: here(https_port(inputs)),
+/// The gateway's ports: on this machine, if the cluster config publishes them; or at the load balancer of a cluster that is
+/// there already.
+async fn door(
+    inputs: &Inputs,
+    client: &Client,
+    authority: &Authority,
+) -> anyhow::Result<Option<Door>> {
+    let config = &inputs.cluster_config;
+    let ports = match inputs.environment.existing {
+        Some(_) => existing::gateway(client)
+            .await?
+            .map(|address| (address, 80, 443)),
+        None => config
+            .published(80)
+            .zip(config.published(443))
+            .map(|(http, https)| (Ipv4Addr::LOCALHOST, http, https)),
+    };
+    Ok(ports.map(|(address, http, https)| Door {
+        http: (address, http).into(),
+        https: (address, https).into(),
         tls: Arc::new(tls::client_config(authority)),
-    })
+    }))
 }
 
 /// The exit code that the checks come to, and the last word about them.

@@ -106,7 +106,7 @@ pub enum Command {
     Secrets(Secrets),
     /// Push the working tree, uncommitted changes included, and wait until it is applied
     Sync(Sync),
-    /// Show which images and files the environment needs, or a key for a cache of them
+    /// Show which images and files are needed, or a key for a cache; fill a registry
     Images {
         /// What to show
         #[command(subcommand)]
@@ -153,6 +153,15 @@ pub struct Up {
     /// Print what would be done, and touch nothing
     #[arg(long)]
     pub plan: bool,
+    /// Begin with nothing, even where a state that passed all checks is kept
+    #[arg(long)]
+    pub fresh: bool,
+    /// Start from a state that `devenv snapshot export` wrote
+    #[arg(long, value_name = "FILE", conflicts_with = "fresh")]
+    pub from: Option<PathBuf>,
+    /// Put it into a cluster that is there already without asking first; others don't ask
+    #[arg(long, short = 'y')]
+    pub yes: bool,
     /// What to keep of it.
     #[command(flatten)]
     pub evidence: Evidence,
@@ -183,6 +192,9 @@ pub struct Run {
     /// Leave the environment up when it doesn't come up well or the command fails
     #[arg(long)]
     pub keep_on_failure: bool,
+    /// Put it into a cluster that is there already without asking first; others don't ask
+    #[arg(long, short = 'y')]
+    pub yes: bool,
     /// What to keep of it.
     #[command(flatten)]
     pub evidence: Evidence,
@@ -203,8 +215,11 @@ pub struct Secrets {
 #[derive(Debug, Clone, Default, Args)]
 pub struct Down {
     /// Only stop the cluster, and keep it: the next `up` starts it again
-    #[arg(long)]
+    #[arg(long, conflicts_with = "purge")]
     pub keep: bool,
+    /// Remove the saved state as well, from which the next `up` would start
+    #[arg(long)]
+    pub purge: bool,
 }
 
 /// `devenv reset`.
@@ -235,6 +250,13 @@ pub enum SnapshotCommand {
         /// Its name
         name: String,
     },
+    /// Write the state that last passed all checks into one file, for `devenv up --from`
+    ///
+    /// The file holds the environment's credentials: only you can read it, and whoever has it can read them.
+    Export {
+        /// The file; one that is there is replaced
+        file: PathBuf,
+    },
 }
 
 /// `devenv sync`.
@@ -263,6 +285,10 @@ pub enum Images {
     Key,
     /// Print each image and file, with its size where it is in the store
     List,
+    /// Copy the images from the store into the private registry that the environment names
+    ///
+    /// What the registry has already is left alone. The login is that of Docker's own config.
+    Push,
 }
 
 /// `devenv trust`.

@@ -27,7 +27,7 @@ pub struct Environment {
     pub name: EnvironmentName,
     /// 12 hexadecimal digits that only this file on this machine has; our mark on everything made for it.
     pub id: String,
-    /// The cluster's name at its provider: `devenv-<name>`.
+    /// The cluster's name at its provider: `devenv-<name>`, or the context of one that is there already.
     pub cluster: String,
     /// The project: the folder that holds `cluster-configs/` and `bundles/`.
     pub root: PathBuf,
@@ -35,12 +35,14 @@ pub struct Environment {
     pub file: PathBuf,
     /// What runs the cluster.
     pub provider: Provider,
-    /// The provider's own config file.
+    /// The provider's own config file; where there is none, since the cluster is there already, the environment's file.
     pub config: PathBuf,
+    /// The cluster that is there already, with [`Provider::Existing`] and only with it.
+    pub existing: Option<Existing>,
     /// Where images come from.
     pub images: ImageOrigin,
-    /// The image of the cluster's nodes.
-    pub node_image: ImageReference,
+    /// The image of the cluster's nodes, where devenv has them made.
+    pub node_image: Option<ImageReference>,
     /// The images that the nodes start by themselves and that aren't in the node image, as it is with k3s.
     pub system_images: Vec<ImageReference>,
     /// The overlays in the order of preference; a bundle uses the first that it has.
@@ -74,6 +76,8 @@ pub enum Provider {
     Kind,
     /// k3d: k3s nodes as containers.
     K3d,
+    /// Somebody: the cluster is there already, and neither made nor removed.
+    Existing,
 }
 
 impl fmt::Display for Provider {
@@ -81,7 +85,76 @@ impl fmt::Display for Provider {
         formatter.write_str(match self {
             Self::Kind => "kind",
             Self::K3d => "k3d",
+            Self::Existing => "existing",
         })
+    }
+}
+
+/// A cluster that is there already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Existing {
+    /// The kube context that leads to it.
+    pub context: String,
+    /// The kubeconfig that has the context; without it the user's own (`KUBECONFIG`, `~/.kube/config`).
+    pub kubeconfig: Option<PathBuf>,
+    /// The private registry that its nodes pull from; without it they pull from where the images' names say.
+    pub registry: Option<Registry>,
+}
+
+/// A place in an image registry: `registry.example.org/platform`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registry(String);
+
+impl Registry {
+    /// What an image is called there. Its own registry stays a part of the name, so that no two images have one name:
+    /// `registry.example.org/platform/quay.io/argoproj/argocd:v3.2.11`. A digest alone becomes a tag: what is pushed there
+    /// is the image of one platform, and that of all platforms may be what the digest pins.
+    pub fn place(&self, image: &ImageReference) -> Result<ImageReference, InvalidReference> {
+        let from = image
+            .registry()
+            .to_lowercase()
+            .replace([':', '[', ']'], "-");
+        let tag = match (image.tag(), image.digest()) {
+            (Some(tag), _) => tag.to_owned(),
+            (None, Some(digest)) => format!("sha256-{}", &digest.hex()[..12]),
+            (None, None) => String::new(),
+        };
+        format!(
+            "{}/{}/{}:{tag}",
+            self.0,
+            from.trim_matches('-'),
+            image.repository()
+        )
+        .parse()
+    }
+}
+
+impl FromStr for Registry {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |why: &str| {
+            format!(
+                "`{text}` is no place in a registry{why}, expected its host and a path, such as `registry.example.org/platform`"
+            )
+        };
+        let inside = format!("{text}/a:1").parse::<ImageReference>();
+        match inside {
+            Ok(image)
+                if text.starts_with(&format!("{}/", image.registry()))
+                    || text == image.registry() =>
+            {
+                Ok(Self(text.to_owned()))
+            }
+            Ok(_) => Err(wrong(": its host has neither a dot nor a port")),
+            Err(_) => Err(wrong("")),
+        }
+    }
+}
+
+impl fmt::Display for Registry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
     }
 }
 
@@ -287,10 +360,12 @@ pub fn parse(location: &Location, source: Source) -> Result<Environment, Vec<Mis
 struct Written {
     provider: Provider,
     config: Option<String>,
+    context: Option<String>,
+    kubeconfig: Option<String>,
+    registry: Option<String>,
     images: Option<ImageOrigin>,
     node_image: Option<String>,
-    #[serde(default)]
-    system_images: Vec<String>,
+    system_images: Option<Vec<String>>,
     #[serde(default = "dev")]
     overlays: Vec<String>,
     #[serde(default = "local")]
@@ -331,22 +406,35 @@ fn check(
         &mut mistakes,
     );
 
-    let config = keep(
-        native_config(&source, written.config.as_deref()),
-        &mut mistakes,
-    );
+    mistakes.extend(keys_of_other_providers(&source, &written));
+    let is_existing = written.provider == Provider::Existing;
+    let config = match is_existing {
+        true => Some(source.file.clone()),
+        false => keep(
+            native_config(&source, written.config.as_deref()),
+            &mut mistakes,
+        ),
+    };
+    let existing = match is_existing {
+        true => existing_cluster(&source, &written, &mut mistakes).map(Some),
+        false => Some(None),
+    };
     let images = keep(
         written.images.ok_or_else(|| missing(&source, "images")),
         &mut mistakes,
     );
-    let node_image = written
-        .node_image
-        .ok_or_else(|| missing(&source, "node-image"))
-        .and_then(|text| reference(&source, &[Key("node-image")], &text));
-    let node_image = keep(node_image, &mut mistakes);
+    let node_image = match (is_existing, &written.node_image) {
+        (true, _) => Some(None),
+        (false, text) => {
+            let text = text.as_ref().ok_or_else(|| missing(&source, "node-image"));
+            let image = text.and_then(|text| reference(&source, &[Key("node-image")], text));
+            keep(image, &mut mistakes).map(Some)
+        }
+    };
     let system_images = written
         .system_images
         .iter()
+        .flatten()
         .enumerate()
         .filter_map(|(index, text)| {
             let place = [Key("system-images"), Item(index)];
@@ -410,24 +498,38 @@ fn check(
         }
     }
 
-    let (Some(name), Some(config), Some(images), Some(node_image), Some(domain), true) = (
+    let (
+        Some(name),
+        Some(config),
+        Some(existing),
+        Some(images),
+        Some(node_image),
+        Some(domain),
+        true,
+    ) = (
         name,
         config,
+        existing,
         images,
         node_image,
         domain,
         mistakes.is_empty(),
-    ) else {
+    )
+    else {
         return Err(mistakes);
     };
     Ok(Environment {
         id: identity(&source.file),
-        cluster: format!("devenv-{name}"),
+        cluster: match &existing {
+            Some(existing) => existing.context.clone(),
+            None => format!("devenv-{name}"),
+        },
         name,
         root: location.root.clone(),
         file: source.file.clone(),
         provider: written.provider,
         config,
+        existing,
         images,
         node_image,
         system_images,
@@ -439,6 +541,92 @@ fn check(
         addresses: written.addresses,
         source,
     })
+}
+
+/// Keys that say nothing with this provider. A key that is passed over would leave somebody in the belief that it isn't.
+fn keys_of_other_providers(source: &Source, written: &Written) -> Vec<Mistake> {
+    let of_nodes = [
+        ("config", written.config.is_some()),
+        ("node-image", written.node_image.is_some()),
+        ("system-images", written.system_images.is_some()),
+    ];
+    let of_existing = [
+        ("context", written.context.is_some()),
+        ("kubeconfig", written.kubeconfig.is_some()),
+        ("registry", written.registry.is_some()),
+    ];
+    let (keys, of, help) = match written.provider {
+        Provider::Existing => (
+            of_nodes,
+            "kind and k3d, which make nodes: those of an existing cluster are there already",
+            "take it out",
+        ),
+        Provider::Kind | Provider::K3d => (
+            of_existing,
+            "`provider: existing`",
+            "take it out, or write `provider: existing` for a cluster that is there already",
+        ),
+    };
+    keys.into_iter()
+        .filter(|(_, is_there)| *is_there)
+        .map(|(key, _)| {
+            let message = format!("`{key}` is for {of}");
+            source.mistake(&[Name(key)], message, Some(help.to_owned()))
+        })
+        .collect()
+}
+
+/// What the environment's file says about a cluster that is there already.
+fn existing_cluster(
+    source: &Source,
+    written: &Written,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Existing> {
+    let context = match written.context.as_deref() {
+        None => Err(missing(source, "context")),
+        Some("") => Err(source.mistake(
+            &[Key("context")],
+            "`context` is empty, expected the name of a kube context",
+            Some("kubectl config get-contexts -o name lists them".to_owned()),
+        )),
+        Some(context) => Ok(context.to_owned()),
+    };
+    let context = keep(context, mistakes);
+    let registry = written.registry.as_deref().map(|text| {
+        text.parse::<Registry>()
+            .map_err(|message| source.mistake(&[Key("registry")], message, None))
+    });
+    let registry = registry.map(|registry| keep(registry, mistakes));
+    if registry.is_none() && written.images == Some(ImageOrigin::Packages) {
+        mistakes.push(source.mistake(
+            &[Key("images")],
+            "images that are built from packages are in no registry, and this cluster's nodes pull from one",
+            Some(
+                "name a registry of yours, `registry: registry.example.org/platform`; `devenv images push` fills it"
+                    .to_owned(),
+            ),
+        ));
+    }
+    let beside = source.file.parent().unwrap_or(Path::new(""));
+    Some(Existing {
+        context: context?,
+        kubeconfig: written
+            .kubeconfig
+            .as_deref()
+            .map(|path| beside.join(at_home(path))),
+        registry: match registry {
+            None => None,
+            Some(registry) => Some(registry?),
+        },
+    })
+}
+
+/// A path that begins with `~/`, as shells read it.
+fn at_home(path: &str) -> PathBuf {
+    match (path.strip_prefix("~/"), std::env::var_os("HOME")) {
+        (Some(below), Some(home)) => PathBuf::from(home).join(below),
+        _ => PathBuf::from(path),
+    }
 }
 
 /// The path of the native config that an environment names; it lies beside the environment's file.
@@ -460,6 +648,9 @@ pub(crate) fn native_config(source: &Source, written: Option<&str>) -> Result<Pa
 pub(crate) fn config_of(source: &Source) -> Option<(Provider, PathBuf)> {
     let value = source.value().ok()?;
     let provider = Provider::deserialize(value.get("provider")?).ok()?;
+    if provider == Provider::Existing {
+        return Some((provider, source.file.clone()));
+    }
     let file = native_config(source, value.get("config")?.as_str()).ok()?;
     Some((provider, file))
 }

@@ -181,9 +181,13 @@ pub fn explain(error: &anyhow::Error) -> (Exit, Option<String>) {
         .chain()
         .find_map(|cause| cause.downcast_ref::<Failure>())
     else {
-        return (Exit::StepFailed, None);
+        let hint = is_disk_full(error).then(|| FREE_A_DISK.to_owned());
+        return (Exit::StepFailed, hint);
     };
     match failure {
+        Failure::CommandFailed { .. } | Failure::TimedOut { .. } if is_disk_full(error) => {
+            (Exit::StepFailed, Some(FREE_DOCKERS_DISK.to_owned()))
+        }
         Failure::Input(_) => (Exit::WrongInput, None), // each mistake carries its own help
         Failure::Usage { hint, .. } => (Exit::WrongInput, Some(hint.clone())),
         Failure::Removed { exit, hint, .. } => (*exit, Some(hint.clone())),
@@ -203,6 +207,17 @@ pub fn explain(error: &anyhow::Error) -> (Exit, Option<String>) {
         | Failure::Other { hint, .. } => (Exit::StepFailed, Some(hint.clone())),
     }
 }
+
+/// Whoever met it first, the remedy is the same. Docker, kind and programs in nodes tell it in words only.
+fn is_disk_full(error: &anyhow::Error) -> bool {
+    format!("{error:#}")
+        .to_lowercase()
+        .contains("no space left on device")
+}
+
+const FREE_A_DISK: &str = "`df -h` shows which disk is full; with some of it free run the same command again";
+
+const FREE_DOCKERS_DISK: &str = "`docker system df` and `df -h` show what takes the space; with some of it free run the same command again, it goes on";
 
 const RESUME: &str = "what was made is still there: `devenv up` resumes, `devenv down` removes it";
 

@@ -121,7 +121,7 @@ pub async fn guard(context: &Context, mark: &str) -> anyhow::Result<Exit> {
             &context.stop,
         )
         .await?;
-        down::remove(&context, &environment, None).await?;
+        down::remove(&context, &environment, down::Keep::AsItWas, None).await?;
         context.events.verdict(format!("{name} is gone"));
     } else {
         context.events.notice(format!(

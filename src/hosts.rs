@@ -6,9 +6,10 @@ use crate::cli::{Hosts, Output};
 use crate::context::Context;
 use crate::environment::HostsFile;
 use crate::error::{Exit, Failure};
-use crate::names::hosts::{Block, State};
+use crate::inputs::Inputs;
+use crate::names::hosts::{Block, Leads, State};
 use crate::names::{self, HOSTS, Look, Unwired, Wired};
-use crate::{inputs, lock, report};
+use crate::{existing, inputs, lock, report};
 
 /// Does what was asked for.
 pub async fn hosts(context: &Context, what: Hosts, output: Output) -> anyhow::Result<Exit> {
@@ -29,19 +30,19 @@ async fn apply(context: &Context) -> anyhow::Result<Exit> {
         &context.stop,
     )
     .await?;
-    let wanted = names::wanted(&inputs);
+    let wanted = &inputs.names;
     let step = context.events.step("names");
-    let ipv6 = names::ipv6(environment).await;
-    let wired = names::wire(context, environment, &wanted, ipv6, &step).await?;
+    let (leads, place) = leads(context, &inputs).await?;
+    let wired = names::wire(context, environment, wanted, leads, &step).await?;
     let count = wanted.len();
     let verdict = match &wired {
         Wired::Changed => {
             step.done(format!("{HOSTS} changed"));
-            format!("{count} names lead here")
+            format!("{count} names lead {place}")
         }
         Wired::Unchanged => {
             step.unchanged(format!("{HOSTS} is as it is to be"));
-            format!("nothing to change: {count} names lead here")
+            format!("nothing to change: {count} names lead {place}")
         }
         Wired::Off => {
             step.unchanged("the environment says `hosts: off`");
@@ -60,6 +61,23 @@ async fn apply(context: &Context) -> anyhow::Result<Exit> {
         Wired::NotWired { .. } => Exit::NamesNotWired,
         Wired::Changed | Wired::Unchanged | Wired::Off => Exit::Ready,
     })
+}
+
+/// Where the names are to lead, and the same in words. Only the cluster itself knows its load balancer.
+async fn leads(context: &Context, inputs: &Inputs) -> anyhow::Result<(Leads, String)> {
+    let environment = &inputs.environment;
+    if environment.existing.is_none() {
+        let ipv6 = names::ipv6(environment).await;
+        return Ok((Leads::Here { ipv6 }, "here".to_owned()));
+    }
+    let client = existing::running(context, environment).await?;
+    let balancer = existing::balancer(&client).await?;
+    let balancer = balancer.map_err(|message| Failure::Other {
+        message,
+        hint: format!("devenv up --environment {}", environment.name),
+    })?;
+    let place = format!("to {}", balancer.address());
+    Ok((Leads::To(balancer), place))
 }
 
 /// Needs only the environment's file: a mistake in a bundle is no reason to keep its names.
@@ -125,8 +143,8 @@ struct Conflict {
 async fn show(context: &Context, output: Output) -> anyhow::Result<Exit> {
     let inputs = inputs::load(&context.selector, &context.directory)?;
     let environment = &inputs.environment;
-    let ipv6 = names::ipv6(environment).await;
-    let (block, _) = names::block(environment, &names::wanted(&inputs), ipv6);
+    let (leads, _) = leads(context, &inputs).await?;
+    let (block, _) = names::block(environment, &inputs.names, leads);
     let shown = Shown::new(&block, Look::at(&block)?);
     let is_fine = shown.wired || environment.hosts == HostsFile::Off;
     report::data(&match output {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::bundle::Bundle;
 use crate::cluster;
 use crate::context::Context;
-use crate::docker::{Docker, Node, State};
+use crate::docker::{Docker, Node, Platform, State};
 use crate::event::Step;
 use crate::gitops::settle::Arrived;
 use crate::gitops::{argocd, upstream};
@@ -21,8 +21,8 @@ use crate::wait::{Look, Wait, wait_for};
 /// What an environment needs from the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Needed {
-    /// The image that nodes are made of; it goes to Docker, all others go into the nodes.
-    pub node: Wanted,
+    /// The image that nodes are made of, where they are; it goes to Docker, all others go into the nodes.
+    pub node: Option<Wanted>,
     /// The images of what the provider makes beside the nodes; they go to Docker, too.
     pub helpers: Vec<Wanted>,
     /// The images that run in the cluster, in groups, the first needed first. No image is in two of them.
@@ -70,7 +70,8 @@ impl Needed {
             ));
         }
         groups.retain(|group| !group.is_empty());
-        let node = wanted(Name::Image(inputs.environment.node_image.clone()));
+        let node = inputs.environment.node_image.clone();
+        let node = node.map(|image| wanted(Name::Image(image)));
         let helpers = inputs.cluster_config.helper_images().into_iter();
         let helpers = helpers
             .map(|upstream| Ok(here(&upstream.parse()?)))
@@ -97,14 +98,23 @@ impl Needed {
 
     /// All of it.
     pub fn all(&self) -> Vec<Wanted> {
+        let images = self.node.iter().chain(&self.helpers);
+        let images = images.chain(self.groups.iter().flatten()).cloned();
+        images.chain(self.files()).collect()
+    }
+
+    /// The files among it: all that a cluster needs whose nodes pull their images themselves.
+    pub fn files(&self) -> Vec<Wanted> {
         let files = [&self.manifest].into_iter().chain(&self.upstream);
-        [&self.node]
-            .into_iter()
-            .chain(&self.helpers)
-            .chain(self.groups.iter().flatten())
-            .chain(files)
-            .cloned()
-            .collect()
+        files.cloned().collect()
+    }
+
+    /// What `up` wants to have in the store.
+    pub fn in_store(&self, inputs: &Inputs) -> Vec<Wanted> {
+        match inputs.environment.existing {
+            Some(_) => self.files(),
+            None => self.all(),
+        }
     }
 
     /// The images that run in the cluster.
@@ -113,17 +123,17 @@ impl Needed {
     }
 }
 
-/// Fills the store with what an environment needs, and writes down the checksums of what had none.
+/// Fills the store with what is wanted of what an environment needs, and writes down the checksums of what had none.
 pub async fn fill(
     context: &Context,
-    docker: &Docker,
+    sources: Sources<'_>,
     store: &Store,
     inputs: &Inputs,
     needed: &Needed,
+    wanted: &[Wanted],
     step: &Step,
 ) -> anyhow::Result<Filled> {
-    let sources = sources(docker, inputs);
-    let filled = store::fill(store, &needed.all(), sources, &context.stop, step).await?;
+    let filled = store::fill(store, wanted, sources, &context.stop, step).await?;
     for address in pins::record(&inputs.environment.root, store, &needed.upstream)? {
         context.events.notice(format!(
             "the checksum of {address} was not known and is now in bundles/upstream.lock: commit it"
@@ -132,11 +142,16 @@ pub async fn fill(
     Ok(filled)
 }
 
-/// Where what is missing in the store comes from.
+/// Where what is missing in the store comes from, for nodes in this Docker.
 pub fn sources<'a>(docker: &'a Docker, inputs: &'a Inputs) -> Sources<'a> {
+    sources_for(docker.server_platform(), inputs)
+}
+
+/// The same, for nodes of this platform.
+pub fn sources_for<'a>(platform: &'a Platform, inputs: &'a Inputs) -> Sources<'a> {
     Sources {
         project: &inputs.environment.root,
-        platform: docker.server_platform(),
+        platform,
     }
 }
 

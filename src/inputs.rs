@@ -1,15 +1,21 @@
 //! Everything that a person wrote, read and checked before anything is touched.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 
 use crate::bundle::{self, Bundle, Upstream};
 use crate::cluster::config::ClusterConfig;
 use crate::environment::{self, Environment, Selector};
 use crate::error::{Failure, Mistake};
-use crate::kustomize;
+use crate::gitops::argocd;
+use crate::kube::text;
+use crate::kustomize::{self, Found};
+use crate::names::virtual_services;
 use crate::pins::{self, Pins};
-use crate::store::reference::Digest;
-use crate::yaml::Source;
+use crate::store::reference::{Digest, ImageReference};
+use crate::yaml::{Segment, Source};
 
 /// An environment, its cluster's native config, and its bundles: all checked, each alone and together.
 #[derive(Debug, Clone)]
@@ -20,6 +26,15 @@ pub struct Inputs {
     pub cluster_config: ClusterConfig,
     /// The bundles it includes, sorted by wave and name.
     pub bundles: Vec<Bundle>,
+    /// The names below the environment's domain that its bundles serve.
+    pub names: BTreeSet<String>,
+    /// The namespaces that the bundles' own files make.
+    pub namespaces: BTreeSet<String>,
+    /// The classes of the volumes that the bundles' own files ask for; `None` is the cluster's default one.
+    pub storage: BTreeSet<Option<String>>,
+    /// What stands for an upstream image in the cluster: upstream reference to the reference used. It differs from the name in
+    /// the store where the nodes pull from a private registry.
+    pub image_names: BTreeMap<ImageReference, ImageReference>,
     /// The checksums of what the bundles take from upstream, where they name none themselves.
     pub pins: Pins,
 }
@@ -38,6 +53,11 @@ impl Inputs {
                     .or_else(|| self.pins.get(&upstream.address)),
             ),
         }
+    }
+
+    /// What an upstream image is called in the cluster; itself if nothing stands for it.
+    pub fn image_in_cluster<'a>(&'a self, upstream: &'a ImageReference) -> &'a ImageReference {
+        self.image_names.get(upstream).unwrap_or(upstream)
     }
 }
 
@@ -97,24 +117,96 @@ fn load_from(location: &environment::Location, mistakes: &mut Vec<Mistake>) -> O
             None
         }
     };
-    for mistake in bundles.iter().flatten().flat_map(rendering_mistakes) {
+    let walked: Vec<Found> = bundles.iter().flatten().map(walk).collect();
+    for mistake in walked.iter().flat_map(|walked| &walked.mistakes) {
         // What bundles share is wrong once.
-        if !mistakes.contains(&mistake) {
-            mistakes.push(mistake);
+        if !mistakes.contains(mistake) {
+            mistakes.push(mistake.clone());
         }
     }
     let pins = keep(pins::read(&location.root), mistakes);
+    let (environment, bundles) = (environment?, bundles?);
+    let objects = || walked.iter().flat_map(|walked| &walked.objects);
+    let names = objects()
+        .flat_map(|object| virtual_services::hosts(object, &environment.domain))
+        .collect();
+    let namespaces = objects()
+        .filter(|object| text(object, "/kind") == "Namespace")
+        .map(|object| text(object, "/metadata/name").to_owned())
+        .collect();
+    let storage = objects().flat_map(storage_classes).collect();
+    let image_names = keep(in_cluster(&environment, &bundles), mistakes)?;
     Some(Inputs {
-        environment: environment?,
+        environment,
         cluster_config: cluster_config?,
-        bundles: bundles?,
+        bundles,
+        names,
+        namespaces,
+        storage,
+        image_names,
         pins: pins?,
     })
 }
 
-/// What would keep Argo CD from rendering a bundle, as far as it can be known here.
-fn rendering_mistakes(bundle: &Bundle) -> Vec<Mistake> {
-    kustomize::walk(&bundle.folder.join(bundle.overlay()), &placed(bundle)).mistakes
+/// What every image is called in the cluster.
+fn in_cluster(
+    environment: &Environment,
+    bundles: &[Bundle],
+) -> Result<BTreeMap<ImageReference, ImageReference>, Vec<Mistake>> {
+    let registry = environment
+        .existing
+        .as_ref()
+        .and_then(|existing| existing.registry.as_ref());
+    let Some(registry) = registry else {
+        return Ok(environment.image_names.clone());
+    };
+    let of_bundles = bundles.iter().flat_map(|bundle| &bundle.images);
+    let of_argocd = argocd::IMAGES.map(|image| {
+        image
+            .parse()
+            .expect("Argo CD's own images have names that can be read")
+    });
+    of_bundles
+        .chain(&of_argocd)
+        .map(|upstream| {
+            let place = registry.place(environment.image(upstream));
+            let place = place.map_err(|why| {
+                let key = [Segment::Key("registry")];
+                vec![environment.source.mistake(&key, why.message, why.help)]
+            })?;
+            Ok((upstream.clone(), place))
+        })
+        .collect()
+}
+
+/// The classes of the volumes that an object asks for, wherever in it that stands.
+fn storage_classes(object: &Value) -> Vec<Option<String>> {
+    let class = |spec: &Value, key: &str| spec[key].as_str().map(str::to_owned);
+    let claims = |list: &Value| -> Vec<Option<String>> {
+        let claims = list.as_array().into_iter().flatten();
+        claims
+            .map(|claim| class(&claim["spec"], "storageClassName"))
+            .collect()
+    };
+    let spec = &object["spec"];
+    match (text(object, "/kind"), text(object, "/apiVersion")) {
+        ("PersistentVolumeClaim", _) => vec![class(spec, "storageClassName")],
+        ("StatefulSet", _) => claims(&spec["volumeClaimTemplates"]),
+        // CloudNativePG's.
+        ("Cluster", version) if version.starts_with("postgresql.cnpg.io/") => {
+            ["storage", "walStorage"]
+                .into_iter()
+                .filter(|key| spec[*key].is_object())
+                .map(|key| class(&spec[key], "storageClass"))
+                .collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What Argo CD will render of a bundle, and what would keep it from that, as far as it can be known here.
+fn walk(bundle: &Bundle) -> Found {
+    kustomize::walk(&bundle.folder.join(bundle.overlay()), &placed(bundle))
 }
 
 /// Where a bundle's upstream files will be.
@@ -131,7 +223,7 @@ fn keep<T>(result: Result<T, Vec<Mistake>>, mistakes: &mut Vec<Mistake>) -> Opti
 }
 
 /// The path as a person who stands in `folder` would write it: relative where that is shorter.
-fn as_seen_from(folder: &Path, path: &Path) -> PathBuf {
+pub(crate) fn as_seen_from(folder: &Path, path: &Path) -> PathBuf {
     let shared = folder
         .components()
         .zip(path.components())
@@ -270,6 +362,52 @@ mod tests {
         assert_snapshot!(packages.image(&upstream), @"packages.devenv.test/argocd:3.2.11");
         let other = "redis:7".parse().unwrap();
         assert_eq!(packages.image(&other), &other);
+    }
+
+    #[test]
+    fn in_a_cluster_that_is_there_images_come_from_a_registry_of_ones_own() {
+        let folder = project();
+        write(
+            &folder,
+            "cluster-configs/dev.yaml",
+            "provider: existing\ncontext: staging\nimages: packages\nregistry: registry.test:5000/platform\n\
+             image-names:\n  redis:7: packages.devenv.test/redis:7.0\n",
+        );
+        bundle(
+            &folder,
+            "observability/logs",
+            "wave: 4\nnamespace: observability-system\nimages: [redis:7, localhost:5000/a/b:1, \
+             quay.io/x/y@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef]\n",
+        );
+        let inputs = load(&Selector::from("dev"), folder.path()).unwrap();
+        let shown: Vec<String> = inputs
+            .image_names
+            .iter()
+            .map(|(upstream, here)| format!("{upstream} -> {here}"))
+            .collect();
+        assert_snapshot!(shown.join("\n"), @r"
+        docker.io/library/redis:7 -> registry.test:5000/platform/packages.devenv.test/redis:7.0
+        localhost:5000/a/b:1 -> registry.test:5000/platform/localhost-5000/a/b:1
+        public.ecr.aws/docker/library/redis:8.2.2-alpine -> registry.test:5000/platform/public.ecr.aws/docker/library/redis:8.2.2-alpine
+        quay.io/argoproj/argocd:v3.2.11 -> registry.test:5000/platform/quay.io/argoproj/argocd:v3.2.11
+        quay.io/x/y@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef -> registry.test:5000/platform/quay.io/x/y:sha256-0123456789ab
+        ");
+    }
+
+    #[test]
+    fn the_volumes_that_are_asked_for_are_seen() {
+        let classes = |text: &str| {
+            let object = crate::yaml::parse(Path::new("x.yaml"), text).unwrap();
+            super::storage_classes(&object)
+        };
+        let fast = || Some("fast".to_owned());
+        let claim = "kind: PersistentVolumeClaim\nspec: {storageClassName: fast}\n";
+        assert_eq!(classes(claim), [fast()]);
+        let set = "kind: StatefulSet\nspec: {volumeClaimTemplates: [{spec: {}}, {spec: {storageClassName: fast}}]}\n";
+        assert_eq!(classes(set), [None, fast()]);
+        let database = "apiVersion: postgresql.cnpg.io/v1\nkind: Cluster\nspec: {storage: {size: 1Gi}, walStorage: {storageClass: fast}}\n";
+        assert_eq!(classes(database), [None, fast()]);
+        assert!(classes("kind: Deployment\nspec: {}\n").is_empty());
     }
 
     #[test]
@@ -462,7 +600,7 @@ mod tests {
         let folder = project();
         write(&folder, "cluster-configs/dev.yaml", "provider: minikube\n");
         assert_snapshot!(told(&folder), @r"
-        cluster-configs/dev.yaml:1:11: `provider` can't be `minikube`, expected `kind` or `k3d`
+        cluster-configs/dev.yaml:1:11: `provider` can't be `minikube`, expected one of `kind`, `k3d`, `existing`
           |
         1 | provider: minikube
           |           ^
@@ -494,7 +632,7 @@ mod tests {
         );
         bundle(&folder, "observability/logs", "");
         assert_snapshot!(told(&folder), @r"
-        cluster-configs/dev.yaml:3:1: unknown key `imges`, expected one of `provider`, `config`, `images`, `node-image`, `system-images`, `overlays`, `domain`, `hosts`, `exclude`, `image-names`, `addresses`
+        cluster-configs/dev.yaml:3:1: unknown key `imges`, expected one of `provider`, `config`, `context`, `kubeconfig`, `registry`, `images`, `node-image`, `system-images`, `overlays`, `domain`, `hosts`, `exclude`, `image-names`, `addresses`
           |
         3 | imges: registry
           | ^

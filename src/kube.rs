@@ -50,6 +50,33 @@ pub fn is_not_found(error: &anyhow::Error) -> bool {
 /// How long a definition that was just applied may take until its kind is served.
 const DEFINITION_SERVED: Duration = Duration::from_secs(20);
 
+/// How long an API server that answered before may be away: the node starts it again when it dies, or when its etcd does.
+const BACK_WITHIN: Duration = Duration::from_secs(30);
+
+/// Asks again as long as there is nobody to answer. Whatever is asked here may be asked twice.
+pub async fn answered<T>(ask: impl AsyncFn() -> kube::Result<T>) -> kube::Result<T> {
+    let until = tokio::time::Instant::now() + BACK_WITHIN;
+    loop {
+        match ask().await {
+            Err(error) if is_away(&error) && tokio::time::Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Whether it was no answer of the API server's, or one that says that its etcd is away.
+fn is_away(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => {
+            status.code == 503 || status.code >= 500 && status.message.contains("etcd")
+        }
+        kube::Error::Service(_) | kube::Error::HyperError(_) => true,
+        _ => false,
+    }
+}
+
 /// A client for the cluster of this kubeconfig.
 pub async fn client(kubeconfig: &str) -> anyhow::Result<Client> {
     Client::try_from(config(kubeconfig).await?)
@@ -89,6 +116,15 @@ pub async fn ready(client: &Client) -> anyhow::Result<()> {
     );
     // An admin of a control plane that is just being set up has no rights yet.
     list(client, "v1", "Namespace", None, "").await.map(drop)
+}
+
+/// Whether it failed because a certificate has expired, or isn't valid yet by this machine's clock. rustls keeps that from whoever
+/// looks for the type, so its words tell.
+pub fn is_out_of_date(error: &anyhow::Error) -> bool {
+    let told = format!("{error:#}");
+    ["certificate expired", "certificate not valid yet"]
+        .iter()
+        .any(|words| told.contains(words))
 }
 
 /// "Deployment argocd/argocd-server", as messages name an object.
@@ -137,16 +173,36 @@ pub async fn list(
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
         None => Api::all_with(client.clone(), &resource),
     };
-    let found = api
-        .list(&ListParams::default().labels(labels))
+    let parameters = ListParams::default().labels(labels);
+    let found = answered(async || api.list(&parameters).await)
         .await
         .map_err(plain)
         .with_context(|| format!("list {}", resource.plural))?;
     found
         .items
         .into_iter()
-        .map(|item| serde_json::to_value(item).map_err(Into::into))
+        .map(|item| {
+            let mut object = serde_json::to_value(item)?;
+            // In a list the API server leaves out what all its items have in common.
+            object["apiVersion"] = Value::from(api_version);
+            object["kind"] = Value::from(kind);
+            Ok(object)
+        })
         .collect()
+}
+
+/// Like [`list`]; of a kind that the API server doesn't know there is none.
+pub async fn list_if_known(
+    client: &Client,
+    api_version: &str,
+    kind: &str,
+    namespace: Option<&str>,
+    labels: &str,
+) -> anyhow::Result<Vec<Value>> {
+    match list(client, api_version, kind, namespace, labels).await {
+        Err(error) if is_not_found(&error) => Ok(Vec::new()),
+        found => found,
+    }
 }
 
 /// One object, or `None` where it (or its kind) doesn't exist.
@@ -163,10 +219,8 @@ pub async fn get(
 
 /// The live object of a manifest's, or `None` where it (or its kind) doesn't exist.
 pub async fn live(client: &Client, object: &Value) -> anyhow::Result<Option<Value>> {
-    match api_of(client, object)
-        .get(text(object, "/metadata/name"))
-        .await
-    {
+    let api = api_of(client, object);
+    match answered(async || api.get(text(object, "/metadata/name")).await).await {
         Ok(found) => Ok(Some(serde_json::to_value(found)?)),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
         Err(error) => Err(plain(error)).with_context(|| format!("read {}", label(object))),
@@ -215,14 +269,10 @@ async fn patch_once_known(
 ) -> kube::Result<DynamicObject> {
     let until = tokio::time::Instant::now() + DEFINITION_SERVED;
     let parameters = PatchParams::apply(manager).force();
+    let (api, name) = (api_of(client, object), text(object, "/metadata/name"));
+    let patch = Patch::Apply(object);
     loop {
-        let patched = api_of(client, object)
-            .patch(
-                text(object, "/metadata/name"),
-                &parameters,
-                &Patch::Apply(object),
-            )
-            .await;
+        let patched = answered(async || api.patch(name, &parameters, &patch).await).await;
         match patched {
             Err(kube::Error::Api(status))
                 if status.code == 404 && tokio::time::Instant::now() < until =>
@@ -290,10 +340,9 @@ pub async fn would_change(
 /// change once they are there.
 pub async fn create_if_absent(client: &Client, object: &Value) -> anyhow::Result<bool> {
     let parsed: DynamicObject = serde_json::from_value(object.clone())?;
-    match api_of(client, object)
-        .create(&PostParams::default(), &parsed)
-        .await
-    {
+    let api = api_of(client, object);
+    let parameters = PostParams::default();
+    match answered(async || api.create(&parameters, &parsed).await).await {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
         Err(error) => Err(plain(error)).with_context(|| format!("create {}", label(object))),
@@ -302,12 +351,9 @@ pub async fn create_if_absent(client: &Client, object: &Value) -> anyhow::Result
 
 /// Merges a patch into one object.
 pub async fn merge(client: &Client, object: &Value, patch: &Value) -> anyhow::Result<()> {
-    api_of(client, object)
-        .patch(
-            text(object, "/metadata/name"),
-            &PatchParams::default(),
-            &Patch::Merge(patch),
-        )
+    let (api, name) = (api_of(client, object), text(object, "/metadata/name"));
+    let (parameters, patch) = (PatchParams::default(), Patch::Merge(patch));
+    answered(async || api.patch(name, &parameters, &patch).await)
         .await
         .map_err(plain)
         .with_context(|| format!("change {}", label(object)))?;

@@ -10,6 +10,7 @@
 //!                     │ images    which ones, in which order ─ store (layout, registry, packages) → store::import
 //!                     │ gitops    argocd (install) · source, git, tree, upstream (push) · waves (decide) · settle (do and wait)
 //!                     │           provide (what git can't hold: secrets, addresses, and definitions ahead of time)
+//!                     │ existing  all of it on a cluster that is there already: what is in it, rights, one question, removal
 //!                     │ names     a marked block in the hosts file: names::hosts decides, hosts_file writes, helper does it as root
 //!                     │           tls (a CA for the domain, a certificate for the gateway) ─ trust (the machine's stores)
 //!                     │           cluster::dns (the same names inside the cluster)
@@ -26,7 +27,8 @@
 //! # Invariants
 //! - State is observed, never remembered: Docker's containers, the API server and the files are asked anew each time, and
 //!   a part that needs no change is left alone. A killed run is resumed by running it again.
-//! - Only what carries the environment's mark is ever changed or removed ([`cluster::kind::mark`], [`cluster::k3d::MARK`]).
+//! - Only what carries the environment's mark is ever changed or removed ([`cluster::kind::mark`], [`cluster::k3d::MARK`],
+//!   [`existing::MARK`]).
 //! - Decisions are pure functions over plain data; the world is touched in few, small places.
 //! - Every wait has a deadline and says what it waits for ([`wait`]).
 //! - Only [`exec`] starts processes, only [`report`] prints, only `main` exits, only [`yaml`] knows the YAML library, only
@@ -47,6 +49,7 @@ pub mod error;
 pub mod event;
 pub mod evidence;
 pub mod exec;
+pub mod existing;
 pub mod family;
 pub mod gitops;
 pub mod guard;
@@ -117,7 +120,7 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
     };
     match command {
         Command::Up(arguments) => up::up(&context, &arguments).await,
-        Command::Down(arguments) => down::down(&context, arguments.keep).await,
+        Command::Down(arguments) => down::down(&context, &arguments).await,
         Command::Reset(arguments) => reset::reset(&context, arguments.rebuild).await,
         Command::Snapshot { command } => snapshot::snapshot(&context, command, output).await,
         Command::Run(arguments) => run::run(&context, &arguments).await,
@@ -130,7 +133,7 @@ pub async fn run(cli: Cli, events: Events, stop: Stop) -> anyhow::Result<Exit> {
             Ok(exit)
         }
         Command::Images { what } => {
-            let (exit, text) = stock::images(&context, what, output)?;
+            let (exit, text) = stock::images(&context, what, output).await?;
             report::data(&text)?;
             Ok(exit)
         }

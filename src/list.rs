@@ -1,9 +1,9 @@
 //! `devenv list`: every environment of this project, and whatever else this user has up.
 //!
-//! Seen anew each time, from the marks in Docker's containers and from the files; only which file an environment somewhere else
+//! Seen anew each time, from the marks in Docker's containers, from clusters that are there already, and from the files; only which file an environment somewhere else
 //! belongs to is read from the label in its data folder.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -11,12 +11,15 @@ use futures::future::join_all;
 use serde::Serialize;
 
 use crate::cli::Output;
+use crate::cluster::kept::{self, Kept};
 use crate::cluster::ours::{self, Ours};
 use crate::cluster::{self, Found, kind};
 use crate::context::Context;
 use crate::docker::{self, Docker, Written};
-use crate::environment::{self, Provider, Selector};
+use crate::environment::{self, Environment, Provider, Selector};
+use crate::existing;
 use crate::inputs;
+use crate::kube::text;
 use crate::quantity;
 
 /// Docker looks at every file of a volume to say how big it is; whoever has many needn't wait for that.
@@ -31,7 +34,7 @@ struct Listed {
     provider: Option<Provider>,
     state: &'static str,
     detail: String,
-    /// Seconds since its first node was made.
+    /// Seconds since its first node was made, or since it was put into a cluster that was there already.
     age_seconds: Option<u64>,
     /// What its nodes have written, in bytes.
     size_bytes: Option<u64>,
@@ -42,6 +45,83 @@ struct Listed {
 
 /// Looks, and gives the text for stdout.
 pub async fn list(context: &Context, output: Output) -> anyhow::Result<String> {
+    let existing = existing_environments(context);
+    let (in_docker, elsewhere_up) = tokio::join!(
+        look_into_docker(),
+        join_all(existing.iter().map(|one| look_into_existing(context, one))),
+    );
+    let InDocker {
+        ours,
+        states,
+        kept,
+        sizes,
+    } = match in_docker {
+        Ok(found) => found,
+        // Environments on clusters that are there already need no Docker.
+        Err(error) if !existing.is_empty() => {
+            context
+                .events
+                .notice(format!("those on this machine can't be listed: {error:#}"));
+            InDocker {
+                ours: Vec::new(),
+                states: Vec::new(),
+                kept: BTreeMap::new(),
+                sizes: Sizes::unknown(),
+            }
+        }
+        Err(error) => return Err(error),
+    };
+    let up: Vec<(&Ours, Found)> = ours.iter().zip(states).collect();
+    let mut listed = of_this_project(context, &up, &sizes);
+    for found in elsewhere_up {
+        match listed.iter_mut().find(|listed| listed.id == found.id) {
+            Some(listed) => {
+                *listed = Listed {
+                    this_project: true,
+                    ..found
+                }
+            }
+            None => listed.push(found),
+        }
+    }
+    let known: BTreeSet<String> = listed.iter().map(|listed| listed.id.clone()).collect();
+    listed.extend(
+        up.iter()
+            .filter(|(ours, _)| !known.contains(&ours.id))
+            .map(|(ours, found)| elsewhere(ours, found, &sizes)),
+    );
+    for (id, kept) in &kept {
+        let is_up = up.iter().any(|(ours, _)| ours.id == *id);
+        match listed.iter_mut().find(|listed| listed.id == *id) {
+            _ if is_up => {}
+            Some(absent) => tell_kept(absent, kept, &sizes),
+            None => {
+                let mut listed_kept = kept_elsewhere(id, kept);
+                tell_kept(&mut listed_kept, kept, &sizes);
+                listed.push(listed_kept);
+            }
+        }
+    }
+    let known: BTreeSet<String> = listed.iter().map(|listed| listed.id.clone()).collect();
+    listed.extend(without_cluster(context, &known));
+    Ok(match output {
+        Output::Json => format!("{}\n", serde_json::to_string(&listed)?),
+        Output::Text => table(&listed, &context.directory),
+    })
+}
+
+/// All that Docker tells.
+struct InDocker {
+    /// The clusters, and how each is.
+    ours: Vec<Ours>,
+    states: Vec<Found>,
+    /// States of environments that are down, by the environments' ids.
+    kept: BTreeMap<String, Kept>,
+    sizes: Sizes,
+}
+
+/// Asks Docker.
+async fn look_into_docker() -> anyhow::Result<InDocker> {
     let docker = docker::connect().await?;
     let (ours, written, volumes) = tokio::join!(
         ours::all(&docker),
@@ -55,20 +135,76 @@ pub async fn list(context: &Context, output: Output) -> anyhow::Result<String> {
         volumes: volumes.ok().and_then(Result::ok),
         now: seconds(SystemTime::now()),
     };
-    let up: Vec<(&Ours, Found)> = ours.iter().zip(states).collect();
-    let mut listed = of_this_project(context, &up, &sizes);
-    let known: BTreeSet<String> = listed.iter().map(|listed| listed.id.clone()).collect();
-    listed.extend(
-        up.iter()
-            .filter(|(ours, _)| !known.contains(&ours.id))
-            .map(|(ours, found)| elsewhere(ours, found, &sizes)),
-    );
-    let known: BTreeSet<String> = listed.iter().map(|listed| listed.id.clone()).collect();
-    listed.extend(without_cluster(context, &known));
-    Ok(match output {
-        Output::Json => format!("{}\n", serde_json::to_string(&listed)?),
-        Output::Text => table(&listed, &context.directory),
+    Ok(InDocker {
+        kept: kept::all(&docker).await?,
+        ours,
+        states,
+        sizes,
     })
+}
+
+/// The environments on clusters that are there already: of this project, and those of which a data folder tells.
+fn existing_environments(context: &Context) -> Vec<Environment> {
+    let here = environment::project(&context.directory).into_iter();
+    let here = here.flat_map(|root| {
+        let names = environment::names(&root).into_iter();
+        names.map(move |name| root.join(environment::FOLDER).join(format!("{name}.yaml")))
+    });
+    let folders = std::fs::read_dir(context.paths.environments());
+    let labels = folders.into_iter().flatten().flatten();
+    let labels = labels
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter_map(|id| ours::read_label(&context.paths.label(&id)));
+    let mut found = Vec::<Environment>::new();
+    for file in here.chain(labels) {
+        let read = inputs::environment(&Selector::File(file), &context.directory);
+        if let Ok(environment) = read
+            && environment.existing.is_some()
+            && !found.iter().any(|one| one.id == environment.id)
+        {
+            found.push(environment);
+        }
+    }
+    found
+}
+
+/// How an environment is in a cluster that is there already.
+async fn look_into_existing(context: &Context, environment: &Environment) -> Listed {
+    let look = async {
+        let client = existing::client(context, environment).await?;
+        existing::argocd_namespace(&client, environment).await
+    };
+    let look = tokio::time::timeout(STATE_WITHIN, look).await;
+    let look = look.unwrap_or_else(|_| {
+        Err(anyhow::anyhow!(
+            "no answer within {} s",
+            STATE_WITHIN.as_secs()
+        ))
+    });
+    let (state, detail, began) = match look {
+        Ok(Some(namespace)) => {
+            let began = text(&namespace, "/metadata/creationTimestamp").to_owned();
+            (
+                "running",
+                String::new(),
+                humantime::parse_rfc3339(&began).ok(),
+            )
+        }
+        Ok(None) => ("absent", String::new(), None),
+        Err(error) => ("unknown", format!("{error:#}").replace('\n', " "), None),
+    };
+    let age = began.and_then(|began| SystemTime::now().duration_since(began).ok());
+    Listed {
+        name: environment.name.to_string(),
+        provider: Some(environment.provider),
+        state,
+        detail,
+        age_seconds: age.map(|age| age.as_secs()),
+        size_bytes: None,
+        file: Some(environment.file.clone()),
+        id: environment.id.clone(),
+        this_project: false,
+    }
 }
 
 /// What the cluster is. One that can't be looked into, since its node is just going away, isn't whole; one whose API server
@@ -90,6 +226,14 @@ struct Sizes {
 }
 
 impl Sizes {
+    fn unknown() -> Self {
+        Self {
+            written: None,
+            volumes: None,
+            now: seconds(SystemTime::now()),
+        }
+    }
+
     fn age(&self, ours: &Ours) -> Option<u64> {
         let written = self.written.as_ref()?;
         let made = ours.nodes.iter().filter_map(|node| written.get(&node.id));
@@ -198,6 +342,52 @@ fn elsewhere(ours: &Ours, found: &Found, sizes: &Sizes) -> Listed {
     }
 }
 
+/// That a state is kept of an environment that is down.
+fn tell_kept(listed: &mut Listed, kept: &Kept, sizes: &Sizes) {
+    listed.state = "kept";
+    listed.detail = match listed.this_project {
+        true => format!(
+            "`devenv up -e {0}` starts from its state, `devenv down --purge -e {0}` removes it",
+            listed.name
+        ),
+        false => "another folder's; `devenv down --purge` there removes it".to_owned(),
+    };
+    let saved = humantime::parse_rfc3339(&kept.snapshot.saved).ok();
+    listed.age_seconds = saved.map(|saved| sizes.now.saturating_sub(seconds(saved)));
+    let names: Vec<&String> = kept
+        .nodes
+        .iter()
+        .flat_map(|node| node.volumes.values())
+        .collect();
+    listed.size_bytes = sizes.volumes.as_ref().map(|volumes| {
+        volumes
+            .iter()
+            .filter(|(path, _)| {
+                names
+                    .iter()
+                    .any(|name| path.iter().any(|part| part == name.as_str()))
+            })
+            .map(|(_, size)| size)
+            .sum()
+    });
+}
+
+/// What is kept of an environment of another folder, which Docker alone tells of.
+fn kept_elsewhere(id: &str, kept: &Kept) -> Listed {
+    let made_of = kept.snapshot.made_of.as_ref();
+    Listed {
+        name: made_of.map_or_else(|| "-".to_owned(), |made_of| made_of.environment.clone()),
+        provider: None,
+        state: "kept",
+        detail: String::new(),
+        age_seconds: None,
+        size_bytes: None,
+        file: None,
+        id: id.to_owned(),
+        this_project: false,
+    }
+}
+
 /// Environments of which only the data folder is left: somebody removed the cluster by hand.
 fn without_cluster(context: &Context, known: &BTreeSet<String>) -> Vec<Listed> {
     let Ok(entries) = std::fs::read_dir(context.paths.environments()) else {
@@ -250,6 +440,7 @@ fn provider(provider: Provider) -> &'static str {
     match provider {
         Provider::Kind => "kind",
         Provider::K3d => "k3d",
+        Provider::Existing => "existing",
     }
 }
 

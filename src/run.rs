@@ -20,16 +20,20 @@ use crate::family::{Mark, VARIABLE};
 use crate::gitops::tree::https_port;
 use crate::guard::Guard;
 use crate::inputs::{self, Inputs};
-use crate::names::{self, tls};
+use crate::names::tls;
 use crate::stop::Stop;
-use crate::up::{self, Proven};
-use crate::{docker, down, lock};
+use crate::up::{self, How, Proven};
+use crate::{docker, down, existing, lock};
 
 /// Brings the environment up, runs the command, and takes the environment down.
 pub async fn run(context: &Context, arguments: &Run) -> anyhow::Result<Exit> {
     let devenv = std::env::current_exe().context("find devenv's own program")?;
     run_with(context, arguments, devenv, async |inputs| {
-        up::bring_up(context, inputs, false).await
+        let how = How {
+            yes: arguments.yes,
+            ..How::default()
+        };
+        up::bring_up(context, inputs, how).await
     })
     .await
 }
@@ -66,7 +70,7 @@ pub async fn run_with(
     )
     .await;
     let was_up = match &lock {
-        Ok(_) => was_up(&inputs).await,
+        Ok(_) => was_up(context, &inputs).await,
         Err(_) => Ok(true),
     };
     let (lock, was_up) = match (lock, was_up) {
@@ -220,17 +224,17 @@ fn variables(context: &Context, inputs: &Inputs, checked: &[Checked]) -> Vec<(St
         443 => String::new(),
         port => format!(":{port}"),
     };
-    for name in names::wanted(inputs) {
+    for name in &inputs.names {
         let is_known = !checked.iter().any(|checked| {
             checked.name == format!("name {name}") && checked.verdict == Verdict::NotWired
         });
         let host = match is_known {
             true => name.clone(),
-            false => tls::fallback(&name, &environment.domain),
+            false => tls::fallback(name, &environment.domain),
         };
         let system = name
             .strip_suffix(&format!(".{}", environment.domain))
-            .unwrap_or(&name);
+            .unwrap_or(name);
         variables.push((
             format!("DEVENV_URL_{}", as_variable(system)),
             format!("https://{host}{port}").into(),
@@ -272,7 +276,13 @@ fn refuse_a_run_in_a_run(environment: &str) -> Result<(), Failure> {
 
 /// Whether there is a whole cluster, running or stopped, that somebody made before. One that is half made is nobody's: `up`
 /// itself makes it anew.
-async fn was_up(inputs: &Inputs) -> anyhow::Result<bool> {
+async fn was_up(context: &Context, inputs: &Inputs) -> anyhow::Result<bool> {
+    let environment = &inputs.environment;
+    if environment.existing.is_some() {
+        let client = existing::client(context, environment).await?;
+        let namespace = existing::argocd_namespace(&client, environment).await?;
+        return Ok(namespace.is_some());
+    }
     let docker = docker::connect().await?;
     let nodes = cluster::nodes(&docker, &inputs.environment).await?;
     let found = cluster::observe(&docker, &inputs.environment, &nodes).await?;
@@ -294,7 +304,7 @@ async fn take_down(context: &Context, inputs: &Inputs) -> anyhow::Result<()> {
     )
     .await?;
     let step = context.events.step("down");
-    down::remove(&context, environment, Some(&step)).await?;
+    down::remove(&context, environment, down::Keep::AsItWas, Some(&step)).await?;
     step.done("removed");
     Ok(())
 }

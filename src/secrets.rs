@@ -5,8 +5,7 @@ use serde::Serialize;
 use crate::bundle::Login;
 use crate::cli::Output;
 use crate::context::Context;
-use crate::docker;
-use crate::error::{Exit, Failure};
+use crate::error::Exit;
 use crate::gitops::tree::authority;
 use crate::inputs::{self, Inputs};
 use crate::mask::MASK;
@@ -32,15 +31,7 @@ pub async fn secrets(
 ) -> anyhow::Result<(Exit, String)> {
     let inputs = inputs::load(&context.selector, &context.directory)?;
     let environment = &inputs.environment;
-    let docker = docker::connect().await?;
-    let nodes = cluster::nodes(&docker, environment).await?;
-    let Some(client) = cluster::client_if_running(&docker, environment, &nodes).await? else {
-        return Err(Failure::Other {
-            message: format!("the cluster {} doesn't run", environment.cluster),
-            hint: format!("devenv up --environment {}", environment.name),
-        }
-        .into());
-    };
+    let client = cluster::reach(context, environment).await?.client;
     let mut shown = Vec::new();
     for (namespace, login) in logins(&inputs) {
         let secret = checks::secret(&client, &namespace, &login.secret).await?;

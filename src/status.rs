@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use kube::Client;
 use serde::Serialize;
 
 use crate::bundle::Bundle;
@@ -9,11 +10,13 @@ use crate::cli::Output;
 use crate::cluster::{self, Found};
 use crate::context::Context;
 use crate::docker;
+use crate::environment::Environment;
 use crate::error::{Exit, explain};
+use crate::existing;
 use crate::gitops::settle::applications;
 use crate::gitops::waves::{App, short};
 use crate::gitops::{argocd, explain};
-use crate::kube::get;
+use crate::kube::{get, list, text};
 use crate::{inputs, report};
 
 /// Everything `status` tells, as it stands in `-o json`.
@@ -188,12 +191,59 @@ fn parts(status: &Status) -> Vec<String> {
     parts
 }
 
-async fn look(context: &Context) -> anyhow::Result<Status> {
-    let inputs = inputs::load(&context.selector, &context.directory)?;
-    let environment = &inputs.environment;
+/// What was seen of the cluster itself.
+struct Looked {
+    found: Found,
+    /// The names of its nodes.
+    nodes: Vec<String>,
+    client: Option<Client>,
+}
+
+async fn look_into_docker(environment: &Environment) -> anyhow::Result<Looked> {
     let docker = docker::connect().await?;
     let nodes = cluster::nodes(&docker, environment).await?;
     let found = cluster::observe(&docker, environment, &nodes).await?;
+    Ok(Looked {
+        client: match found {
+            Found::Running => cluster::client_if_running(&docker, environment, &nodes).await?,
+            _ => None,
+        },
+        nodes: nodes.into_iter().map(|node| node.name).collect(),
+        found,
+    })
+}
+
+async fn look_into_existing(
+    context: &Context,
+    environment: &Environment,
+) -> anyhow::Result<Looked> {
+    let client = existing::client(context, environment).await?;
+    let namespace = existing::argocd_namespace(&client, environment).await?;
+    let nodes = list(&client, "v1", "Node", None, "").await?;
+    Ok(Looked {
+        found: match namespace {
+            Some(_) => Found::Running,
+            None => Found::Absent,
+        },
+        nodes: nodes
+            .iter()
+            .map(|node| text(node, "/metadata/name").to_owned())
+            .collect(),
+        client: Some(client).filter(|_| namespace.is_some()),
+    })
+}
+
+async fn look(context: &Context) -> anyhow::Result<Status> {
+    let inputs = inputs::load(&context.selector, &context.directory)?;
+    let environment = &inputs.environment;
+    let Looked {
+        found,
+        nodes,
+        client,
+    } = match environment.existing {
+        Some(_) => look_into_existing(context, environment).await?,
+        None => look_into_docker(environment).await?,
+    };
     let (state, detail) = match &found {
         Found::Absent => ("absent", "devenv up makes it".to_owned()),
         Found::HalfMade(reason) => ("half-made", format!("{reason}; devenv up makes it anew")),
@@ -210,7 +260,7 @@ async fn look(context: &Context) -> anyhow::Result<Status> {
             provider: environment.provider.to_string(),
             state,
             detail,
-            nodes: nodes.iter().map(|node| node.name.clone()).collect(),
+            nodes,
             kubeconfig: context
                 .paths
                 .kubeconfig(&environment.id)
@@ -220,10 +270,6 @@ async fn look(context: &Context) -> anyhow::Result<Status> {
         argo_cd: Vec::new(),
         applications: Vec::new(),
         ready: false,
-    };
-    let client = match found {
-        Found::Running => cluster::client_if_running(&docker, environment, &nodes).await?,
-        _ => None,
     };
     let Some(client) = client else {
         if found == Found::Running {

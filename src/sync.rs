@@ -6,8 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use crate::cluster::{self, Running};
 use crate::context::Context;
-use crate::docker::{self, Docker};
+use crate::docker::Docker;
 use crate::error::{Exit, Failure, explain};
 use crate::event::Step;
 use crate::gitops::provide::{Provisions, provide};
@@ -17,7 +18,7 @@ use crate::images::{self, Needed};
 use crate::inputs::{self, Inputs};
 use crate::names::tls;
 use crate::store::Store;
-use crate::{cli, cluster, lock, names, up};
+use crate::{cli, existing, lock, up};
 
 /// Pushes and waits, once or on every change.
 pub async fn sync(context: &Context, arguments: &cli::Sync) -> anyhow::Result<Exit> {
@@ -132,24 +133,26 @@ async fn once(context: &Context, inputs: &Inputs, prune: bool) -> anyhow::Result
         &context.stop,
     )
     .await?;
-    let docker = docker::connect().await?;
-    let nodes = cluster::nodes(&docker, environment).await?;
-    let Some(client) = cluster::client_if_running(&docker, environment, &nodes).await? else {
-        return Err(Failure::Other {
-            message: format!("the cluster {} doesn't run", environment.cluster),
-            hint: format!("devenv up --environment {}", environment.name),
-        }
-        .into());
-    };
+    let Running { client, docker } = cluster::reach(context, environment).await?;
+    let docker = docker.as_ref();
 
-    let names = names::wanted(inputs);
-    let (wired, _) = up::wire_names(context, inputs, &names).await?;
+    let wiring = match docker {
+        Some(_) => up::wire_names(context, inputs, None).await?,
+        None => existing::wire_names(context, inputs, &client).await?,
+    };
     let step = context.events.step("push");
-    cluster::dns::tune(context, environment.provider, &client, &names, &step).await?;
+    cluster::dns::tune(context, environment.provider, &client, &inputs.names, &step).await?;
     let store = Store::open(&context.paths.store())?;
     let live = applications(&client).await?;
     refuse_to_remove_many(inputs, live.keys().collect(), prune)?;
-    let arrived = new_images(context, &docker, &store, inputs, &step).await?;
+    let arrived = match docker {
+        Some(docker) => new_images(context, docker, &store, inputs, &step).await?,
+        // There the nodes pull; what is pushed has to be whole.
+        None => {
+            existing::fill_store(context, inputs, &store, &Needed::by(inputs)?).await?;
+            watch::channel(None).1
+        }
+    };
     let revision = up::push(context, inputs, &store, &client, &step).await?;
     step.done(short(&revision));
 
@@ -159,13 +162,14 @@ async fn once(context: &Context, inputs: &Inputs, prune: bool) -> anyhow::Result
     let provisions = Provisions {
         bundles: &goal.bundles,
         authority: &authority,
-        names: &names,
-        address: up::node_address(&docker, inputs).await?,
+        names: &inputs.names,
+        address: match docker {
+            Some(docker) => up::node_address(docker, inputs).await?,
+            None => None,
+        },
     };
-    let waited = tokio::select! {
-        waited = settle(context, &client, &goal, arrived, &step) => waited?,
-        Err(error) = provide(context, &client, &provisions) => return Err(error),
-    };
+    let settled = settle(context, &client, &goal, arrived, &step);
+    let waited = provide(context, &client, &provisions, settled).await?;
     let total = goal.bundles.len();
     match waited {
         0 => step.unchanged("all were at it"),
@@ -181,7 +185,7 @@ async fn once(context: &Context, inputs: &Inputs, prune: bool) -> anyhow::Result
             short(&revision)
         ),
     };
-    Ok((wired, verdict))
+    Ok((wiring.exit, verdict))
 }
 
 /// A typing mistake in a folder's name must not take half the platform away.
@@ -215,7 +219,8 @@ async fn new_images(
     step: &Step,
 ) -> anyhow::Result<watch::Receiver<Arrived>> {
     let needed = Needed::by(inputs)?;
-    images::fill(context, docker, store, inputs, &needed, step).await?;
+    let (sources, all) = (images::sources(docker, inputs), needed.all());
+    images::fill(context, sources, store, inputs, &needed, &all, step).await?;
     let (arrived, arrivals) = watch::channel(Some(BTreeSet::new()));
     images::load(context, docker, store, inputs, &needed, &arrived, step).await?;
     Ok(arrivals)

@@ -17,8 +17,13 @@ pub enum Look<T> {
     Ready(T),
     /// Not yet; in words, what was seen instead.
     NotYet(String),
-    /// It can't come any more; in words, why.
-    Never(String),
+    /// It can't come any more.
+    Never {
+        /// In words, why.
+        reason: String,
+        /// What to type, where that isn't what the wait says.
+        hint: Option<String>,
+    },
 }
 
 /// What is waited for, for how long, and what to type when it doesn't come.
@@ -57,11 +62,11 @@ where
         };
         let seen = match seen {
             Look::Ready(thing) => return Ok(thing),
-            Look::Never(reason) => {
+            Look::Never { reason, hint } => {
                 return Err(Failure::CannotHeal {
                     what: wait.what.clone(),
                     reason,
-                    hint: wait.hint.clone(),
+                    hint: hint.unwrap_or_else(|| wait.hint.clone()),
                 }
                 .into());
             }

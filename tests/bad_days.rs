@@ -61,7 +61,7 @@ exit 1"#;
 pub(crate) const KIND_FAILS: &str = r#"
 touch "$ENGINE/devenv-dev-control-plane"
 echo "Ensuring node image" >&2
-echo "ERROR: failed to create cluster: no space left on device" >&2
+echo "ERROR: failed to create cluster: failed to init node with kubeadm" >&2
 exit 1"#;
 
 const ENVIRONMENT: &str = "\
@@ -419,7 +419,7 @@ fn kind_fails() {
     --- stderr
     error: create the cluster devenv-dev: `[temp]/bin/kind create cluster --retain --name devenv-dev --image test.devenv.test/node:1 --config [scratch]/kind.yaml --kubeconfig [scratch]/kubeconfig` failed (exit status 1)
       | Ensuring node image
-      | ERROR: failed to create cluster: no space left on device
+      | ERROR: failed to create cluster: failed to init node with kubeadm
 
     hint: what kind made is kept: `docker logs devenv-dev-control-plane` shows how far it came, `devenv up --environment dev` makes it anew, `devenv down --environment dev` removes it
     --- status 1
@@ -432,7 +432,7 @@ fn kind_fails() {
     the cluster devenv-dev is half-made (kubeadm was stopped before it finished): it is made anew
     error: create the cluster devenv-dev: `[temp]/bin/kind create cluster --retain --name devenv-dev --image test.devenv.test/node:1 --config [scratch]/kind.yaml --kubeconfig [scratch]/kubeconfig` failed (exit status 1)
       | Ensuring node image
-      | ERROR: failed to create cluster: no space left on device
+      | ERROR: failed to create cluster: failed to init node with kubeadm
 
     hint: what kind made is kept: `docker logs devenv-dev-control-plane` shows how far it came, `devenv up --environment dev` makes it anew, `devenv down --environment dev` removes it
     --- status 1
@@ -944,7 +944,7 @@ fn the_disk_is_full() {
     exit 1
     error: create the cluster devenv-dev: `[temp]/bin/kind create cluster --retain --name devenv-dev --image test.devenv.test/node:1 --config [scratch]/kind.yaml --kubeconfig [scratch]/kubeconfig` failed (exit status 1)
       | Ensuring node image
-      | ERROR: failed to create cluster: no space left on device
+      | ERROR: failed to create cluster: failed to init node with kubeadm
 
     hint: what kind made is kept: `docker logs devenv-dev-control-plane` shows how far it came, `devenv up --environment dev` makes it anew, `devenv down --environment dev` removes it
     --- status 1
@@ -982,6 +982,8 @@ fn nobody_reads_stdout() {
     insta::assert_snapshot!(full.start().wait().transcript(), @r"
     --- stderr
     error: can't write to stdout: No space left on device (os error 28)
+
+    hint: `df -h` shows which disk is full; with some of it free run the same command again
     --- status 1
     ");
 }
@@ -1214,7 +1216,7 @@ fn help_and_completions() {
       run          Bring the environment up, run a command in it, remove the environment again
       secrets      Show the generated logins, with their addresses
       sync         Push the working tree, uncommitted changes included, and wait until it is applied
-      images       Show which images and files the environment needs, or a key for a cache of them
+      images       Show which images and files are needed, or a key for a cache; fill a registry
       hosts        Show, apply or remove the environment's names in the hosts file
       trust        Let this machine trust the CA that signs the platform's certificates, or no longer
       init         Write the default bundles and cluster configs into a folder, ready to edit

@@ -4,15 +4,13 @@
 //! Argo CD's controller rests meanwhile, or it would mend what is broken before anybody looks.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 use rcgen::{CertificateParams, Issuer, KeyPair};
 use serde_json::{Value, json};
 
-use crate::e2e::{CLUSTER, NODE, Road, kubectl, output, program};
+use crate::e2e::Road;
 
 /// Which checks failed, with what they saw.
 type Red = BTreeMap<String, String>;
@@ -50,7 +48,12 @@ const THROUGH_THE_DOOR: &[&str] = &[
 pub(crate) fn each_check_once(road: &Road) {
     assert_eq!(look_until(road, Red::is_empty), Red::new());
     certificate_and_address(road);
-    scale("argocd", "statefulset/argocd-application-controller", 0);
+    scale(
+        road,
+        "argocd",
+        "statefulset/argocd-application-controller",
+        0,
+    );
     the_door(road);
     the_mesh(road);
     keycloak_and_argocd(road);
@@ -58,7 +61,12 @@ pub(crate) fn each_check_once(road: &Road) {
     the_logs(road);
     the_cluster(road);
     the_names(road);
-    scale("argocd", "statefulset/argocd-application-controller", 1);
+    scale(
+        road,
+        "argocd",
+        "statefulset/argocd-application-controller",
+        1,
+    );
     let wrong = WRONG.lock().unwrap();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -82,11 +90,11 @@ fn the_door(road: &Road) {
             beside: &[],
             says: "a route takes every name",
         },
-        || apply(&takes_all),
-        || delete("virtualservice", "argocd", "takes-all"),
+        || apply(road, &takes_all),
+        || delete(road, "virtualservice", "argocd", "takes-all"),
     );
 
-    let route = live("virtualservice", "argocd", "argocd");
+    let route = live(road, "virtualservice", "argocd", "argocd");
     broken(
         road,
         Break {
@@ -97,6 +105,7 @@ fn the_door(road: &Road) {
         },
         || {
             patch(
+                road,
                 "virtualservice",
                 "argocd",
                 "argocd",
@@ -104,10 +113,15 @@ fn the_door(road: &Road) {
                 &json!([{"op": "remove", "path": "/spec/http/0"}]),
             );
         },
-        || apply(&route),
+        || apply(road, &route),
     );
 
-    let logs = live("virtualservice", "observability-system", "victoria-logs");
+    let logs = live(
+        road,
+        "virtualservice",
+        "observability-system",
+        "victoria-logs",
+    );
     broken(
         road,
         Break {
@@ -120,8 +134,15 @@ fn the_door(road: &Road) {
             beside: &[],
             says: "the gateway itself answered 404 for logs.local",
         },
-        || delete("virtualservice", "observability-system", "victoria-logs"),
-        || apply(&logs),
+        || {
+            delete(
+                road,
+                "virtualservice",
+                "observability-system",
+                "victoria-logs",
+            );
+        },
+        || apply(road, &logs),
     );
 }
 
@@ -139,7 +160,7 @@ fn certificate_and_address(road: &Road) {
             beside: THROUGH_THE_DOOR,
             says: "certificate expired",
         },
-        || apply(&expired_leaf(road)),
+        || apply(road, &expired_leaf(road)),
         || drop(road.succeed(&["up"])), // renews it
     );
 
@@ -152,7 +173,7 @@ fn certificate_and_address(road: &Road) {
             says: "the Service istio-ingress/istio-ingressgateway has no address",
         },
         || {
-            kubectl(&[
+            road.kubectl(&[
                 "patch",
                 "service",
                 "istio-ingressgateway",
@@ -178,7 +199,7 @@ fn the_mesh(road: &Road) {
             "policy observability",
         ),
     ] {
-        let policy = live("peerauthentication", namespace, name);
+        let policy = live(road, "peerauthentication", namespace, name);
         broken(
             road,
             Break {
@@ -187,8 +208,8 @@ fn the_mesh(road: &Road) {
                 beside: &[],
                 says: &format!("PeerAuthentication {namespace}/{name} isn't there"),
             },
-            || delete("peerauthentication", namespace, name),
-            || apply(&policy),
+            || delete(road, "peerauthentication", namespace, name),
+            || apply(road, &policy),
         );
     }
 
@@ -218,8 +239,8 @@ fn the_mesh(road: &Road) {
                 beside: &[],
                 says: "mutual TLS isn't STRICT there",
             },
-            || apply(&open),
-            || delete("peerauthentication", namespace, "open"),
+            || apply(road, &open),
+            || delete(road, "peerauthentication", namespace, "open"),
         );
     }
 
@@ -233,6 +254,7 @@ fn the_mesh(road: &Road) {
     });
     let ports = |ports: Value| {
         patch(
+            road,
             "peerauthentication",
             "iam-system",
             "postgres-status-permissive",
@@ -249,11 +271,11 @@ fn the_mesh(road: &Road) {
             says: "answers plain text on 5432",
         },
         || {
-            apply(&everybody);
+            apply(road, &everybody);
             ports(json!({"5432": {"mode": "PERMISSIVE"}}));
         },
         || {
-            delete("authorizationpolicy", "iam-system", "open");
+            delete(road, "authorizationpolicy", "iam-system", "open");
             ports(json!({"5432": null}));
         },
     );
@@ -269,7 +291,7 @@ fn the_mesh(road: &Road) {
         || ports(json!({"8000": {"mode": "PERMISSIVE"}})),
     );
 
-    let root = live("configmap", "iam-system", "istio-ca-root-cert");
+    let root = live(road, "configmap", "iam-system", "istio-ca-root-cert");
     let mut other = root.clone();
     other["data"]["root-cert.pem"] = json!(authority(road).0);
     broken(
@@ -281,12 +303,12 @@ fn the_mesh(road: &Road) {
             says: "istiod's is",
         },
         || {
-            scale("istio-system", "deployment/istiod", 0);
-            apply(&other);
+            scale(road, "istio-system", "deployment/istiod", 0);
+            apply(road, &other);
         },
         || {
-            apply(&root);
-            scale("istio-system", "deployment/istiod", 1);
+            apply(road, &root);
+            scale(road, "istio-system", "deployment/istiod", 1);
         },
     );
 
@@ -295,7 +317,7 @@ fn the_mesh(road: &Road) {
         "command": ["sleep", "600"], "resources": {"limits": {"cpu": "10m", "memory": "16Mi"}},
     }]}}}});
     let operator = || {
-        kubectl(&[
+        road.kubectl(&[
             "rollout",
             "status",
             "deployment/cnpg-controller-manager",
@@ -314,6 +336,7 @@ fn the_mesh(road: &Road) {
         },
         || {
             patch(
+                road,
                 "deployment",
                 "cnpg-system",
                 "cnpg-controller-manager",
@@ -327,6 +350,7 @@ fn the_mesh(road: &Road) {
                 {"$patch": "delete", "name": "istio-proxy"},
             ]}}}});
             patch(
+                road,
                 "deployment",
                 "cnpg-system",
                 "cnpg-controller-manager",
@@ -339,7 +363,7 @@ fn the_mesh(road: &Road) {
 }
 
 fn keycloak_and_argocd(road: &Road) {
-    let route = live("virtualservice", "iam-system", "keycloak");
+    let route = live(road, "virtualservice", "iam-system", "keycloak");
     let mut other = route.clone();
     let answer = json!({
         "match": [{"uri": {"exact": "/realms/master/.well-known/openid-configuration"}}],
@@ -357,8 +381,8 @@ fn keycloak_and_argocd(road: &Road) {
             beside: &[],
             says: "the issuer is `https://elsewhere.local`",
         },
-        || apply(&other),
-        || apply(&route),
+        || apply(road, &other),
+        || apply(road, &route),
     );
 
     for (namespace, name, reds, says) in [
@@ -375,7 +399,7 @@ fn keycloak_and_argocd(road: &Road) {
             "answered 401",
         ),
     ] {
-        let secret = live("secret", namespace, name);
+        let secret = live(road, "secret", namespace, name);
         broken(
             road,
             Break {
@@ -386,12 +410,12 @@ fn keycloak_and_argocd(road: &Road) {
             },
             || {
                 let wrong = json!({"stringData": {"password": "wrong"}});
-                patch("secret", namespace, name, "merge", &wrong);
+                patch(road, "secret", namespace, name, "merge", &wrong);
             },
-            || apply(&secret),
+            || apply(road, &secret),
         );
     }
-    let secret = live("secret", "argocd", "argocd-initial-admin-secret");
+    let secret = live(road, "secret", "argocd", "argocd-initial-admin-secret");
     broken(
         road,
         Break {
@@ -403,6 +427,7 @@ fn keycloak_and_argocd(road: &Road) {
         || {
             let none = json!({"data": {"password": null}});
             patch(
+                road,
                 "secret",
                 "argocd",
                 "argocd-initial-admin-secret",
@@ -410,7 +435,7 @@ fn keycloak_and_argocd(road: &Road) {
                 &none,
             );
         },
-        || apply(&secret),
+        || apply(road, &secret),
     );
 
     broken(
@@ -425,8 +450,8 @@ fn keycloak_and_argocd(road: &Road) {
             ],
             says: "no answer within 8 s",
         },
-        || signal("STOP", "java"),
-        || signal("CONT", "java"),
+        || signal(road, "STOP", "java"),
+        || signal(road, "CONT", "java"),
     );
 
     broken(
@@ -437,12 +462,12 @@ fn keycloak_and_argocd(road: &Road) {
             beside: &["gateway load balancer"],
             says: "503",
         },
-        || scale("argocd", "deployment/argocd-server", 0),
-        || scale("argocd", "deployment/argocd-server", 1),
+        || scale(road, "argocd", "deployment/argocd-server", 0),
+        || scale(road, "argocd", "deployment/argocd-server", 1),
     );
     let health = |status: &str| {
         let health = json!({"status": {"health": {"status": status}}});
-        patch("application", "argocd", "keycloak", "merge", &health);
+        patch(road, "application", "argocd", "keycloak", "merge", &health);
     };
     broken(
         road,
@@ -460,9 +485,16 @@ fn keycloak_and_argocd(road: &Road) {
 fn the_database(road: &Road) {
     let fence = |instances: &str| {
         let fenced = json!({"metadata": {"annotations": {"cnpg.io/fencedInstances": instances}}});
-        patch("cluster", "iam-system", "keycloak-db", "merge", &fenced);
+        patch(
+            road,
+            "cluster",
+            "iam-system",
+            "keycloak-db",
+            "merge",
+            &fenced,
+        );
     };
-    let primary = kubectl(&[
+    let primary = road.kubectl(&[
         "get",
         "cluster",
         "keycloak-db",
@@ -490,7 +522,7 @@ fn the_database(road: &Road) {
     );
 
     let sql = |text: &str| {
-        kubectl(&[
+        road.kubectl(&[
             "exec",
             "-n",
             "iam-system",
@@ -519,8 +551,8 @@ fn the_database(road: &Road) {
         || sql("alter table realm_elsewhere rename to realm"),
     );
 
-    let claim = live("persistentvolumeclaim", "iam-system", replica);
-    let budget = live("poddisruptionbudget", "iam-system", "keycloak-db");
+    let claim = live(road, "persistentvolumeclaim", "iam-system", replica);
+    let budget = live(road, "poddisruptionbudget", "iam-system", "keycloak-db");
     broken(
         road,
         Break {
@@ -534,10 +566,11 @@ fn the_database(road: &Road) {
             says: "PodDisruptionBudget iam-system/keycloak-db isn't there",
         },
         || {
-            scale("cnpg-system", "deployment/cnpg-controller-manager", 0);
-            delete("poddisruptionbudget", "iam-system", "keycloak-db");
+            scale(road, "cnpg-system", "deployment/cnpg-controller-manager", 0);
+            delete(road, "poddisruptionbudget", "iam-system", "keycloak-db");
             let label = json!({"metadata": {"labels": {"cnpg.io/cluster": "another"}}});
             patch(
+                road,
                 "persistentvolumeclaim",
                 "iam-system",
                 replica,
@@ -548,14 +581,15 @@ fn the_database(road: &Road) {
         || {
             let labels = json!({"metadata": {"labels": claim["metadata"]["labels"]}});
             patch(
+                road,
                 "persistentvolumeclaim",
                 "iam-system",
                 replica,
                 "merge",
                 &labels,
             );
-            apply(&budget);
-            scale("cnpg-system", "deployment/cnpg-controller-manager", 1);
+            apply(road, &budget);
+            scale(road, "cnpg-system", "deployment/cnpg-controller-manager", 1);
         },
     );
 }
@@ -573,8 +607,8 @@ fn the_logs(road: &Road) {
             beside: &["gateway logs.local", "mesh strict victorialogs 9428"],
             says: "no answer within 8 s",
         },
-        || signal("STOP", "victoria-logs"),
-        || signal("CONT", "victoria-logs"),
+        || signal(road, "STOP", "victoria-logs"),
+        || signal(road, "CONT", "victoria-logs"),
     );
 }
 
@@ -596,8 +630,8 @@ fn the_cluster(road: &Road) {
                 beside: &[],
                 says: "pod iam-system/extra has the cpu limit `2` where 1 was expected",
             },
-            || apply(&pod),
-            || delete("pod", "iam-system", "extra"),
+            || apply(road, &pod),
+            || delete(road, "pod", "iam-system", "extra"),
         );
     }
     let pod = pending_pod(&json!({"app": "extra"}), "extra", &json!({"cpu": "1"}));
@@ -609,8 +643,8 @@ fn the_cluster(road: &Road) {
             beside: &[],
             says: "container extra of pod iam-system/extra has no limit of memory",
         },
-        || apply(&pod),
-        || delete("pod", "iam-system", "extra"),
+        || apply(road, &pod),
+        || delete(road, "pod", "iam-system", "extra"),
     );
 
     let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
@@ -629,24 +663,11 @@ fn the_cluster(road: &Road) {
             beside: &[],
             says: "pod iam-system/extra: Successfully pulled image",
         },
-        || apply(&event),
-        || delete("event", "iam-system", "extra"),
+        || apply(road, &event),
+        || delete(road, "event", "iam-system", "extra"),
     );
 
-    let mark = output(
-        "docker",
-        &[
-            "inspect",
-            NODE,
-            "--format",
-            "{{range .Mounts}}{{.Source}}:{{.Destination}}:ro\n{{end}}",
-        ],
-    );
-    let mark = mark
-        .lines()
-        .find(|line| line.contains(":/devenv/"))
-        .unwrap()
-        .to_owned();
+    let [option, mark] = road.marks_as_ours();
     broken(
         road,
         Break {
@@ -656,54 +677,46 @@ fn the_cluster(road: &Road) {
             says: "container devenv-e2e-extra publishes port ",
         },
         || {
-            let label = format!("io.x-k8s.kind.cluster={CLUSTER}");
-            output(
-                "docker",
-                &[
-                    "run",
-                    "--detach",
-                    "--name",
-                    "devenv-e2e-extra",
-                    "--label",
-                    &label,
-                    "--label",
-                    "io.x-k8s.kind.role=worker",
-                    "--volume",
-                    &mark,
-                    "--publish",
-                    "0.0.0.0::80",
-                    "--entrypoint",
-                    "sleep",
-                    "packages.devenv.test/node:1.34.4",
-                    "600",
-                ],
-            );
+            let [cluster, role] = road.labels_of_worker();
+            road.docker(&[
+                "run",
+                "--detach",
+                "--name",
+                "devenv-e2e-extra",
+                "--label",
+                &cluster,
+                "--label",
+                &role,
+                &option,
+                &mark,
+                "--publish",
+                "0.0.0.0::80",
+                "--entrypoint",
+                "sleep",
+                road.node_image(),
+                "600",
+            ]);
         },
         || {
-            drop(output(
-                "docker",
-                &["rm", "--force", "--volumes", "devenv-e2e-extra"],
-            ));
+            drop(road.docker(&["rm", "--force", "--volumes", "devenv-e2e-extra"]));
         },
     );
 }
 
 fn the_names(road: &Road) {
-    let config = live("configmap", "kube-system", "coredns");
+    let (name, key, value) = road.names_in_coredns();
+    let config = live(road, "configmap", "kube-system", name);
     let mut without = config.clone();
-    let corefile = config["data"]["Corefile"].as_str().unwrap();
-    let (before, rest) = corefile.split_once("    # BEGIN devenv").unwrap();
-    let (_, after) = rest.split_once("# END devenv\n").unwrap();
-    without["data"]["Corefile"] = json!(format!("{before}{after}"));
+    without["data"][key] = json!(value);
     let restart = || {
-        kubectl(&[
+        road.kubectl(&[
             "rollout",
             "restart",
             "deployment/coredns",
             "-n",
             "kube-system",
         ]);
-        kubectl(&[
+        road.kubectl(&[
             "rollout",
             "status",
             "deployment/coredns",
@@ -720,11 +733,11 @@ fn the_names(road: &Road) {
             says: "for argocd.local",
         },
         || {
-            apply(&without);
+            apply(road, &without);
             restart();
         },
         || {
-            apply(&config);
+            apply(road, &config);
             restart();
         },
     );
@@ -881,17 +894,17 @@ fn expired_leaf(road: &Road) -> Value {
 }
 
 /// Sends a signal to the programs of this name in the node, those in its pods included.
-fn signal(signal: &str, name: &str) {
+fn signal(road: &Road, signal: &str, name: &str) {
     let script = format!(
         "for process in /proc/[0-9]*; do [ \"$(cat $process/comm 2>/dev/null)\" = {name} ] && kill -{signal} ${{process#/proc/}}; done; true"
     );
-    output("docker", &["exec", NODE, "sh", "-c", &script]);
+    road.docker(&["exec", road.node(), "sh", "-c", &script]);
 }
 
-fn scale(namespace: &str, workload: &str, replicas: u8) {
+fn scale(road: &Road, namespace: &str, workload: &str, replicas: u8) {
     let replicas = format!("--replicas={replicas}");
-    kubectl(&["scale", workload, "-n", namespace, &replicas]);
-    kubectl(&[
+    road.kubectl(&["scale", workload, "-n", namespace, &replicas]);
+    road.kubectl(&[
         "rollout",
         "status",
         workload,
@@ -901,8 +914,8 @@ fn scale(namespace: &str, workload: &str, replicas: u8) {
     ]);
 }
 
-fn delete(kind: &str, namespace: &str, name: &str) {
-    kubectl(&[
+fn delete(road: &Road, kind: &str, namespace: &str, name: &str) {
+    road.kubectl(&[
         "delete",
         kind,
         name,
@@ -914,9 +927,9 @@ fn delete(kind: &str, namespace: &str, name: &str) {
     ]);
 }
 
-fn patch(kind: &str, namespace: &str, name: &str, how: &str, patch: &Value) {
+fn patch(road: &Road, kind: &str, namespace: &str, name: &str, how: &str, patch: &Value) {
     let how = format!("--type={how}");
-    kubectl(&[
+    road.kubectl(&[
         "patch",
         kind,
         name,
@@ -929,8 +942,8 @@ fn patch(kind: &str, namespace: &str, name: &str, how: &str, patch: &Value) {
 }
 
 /// An object as it can be applied again.
-fn live(kind: &str, namespace: &str, name: &str) -> Value {
-    let text = kubectl(&["get", kind, name, "-n", namespace, "-o", "json"]);
+fn live(road: &Road, kind: &str, namespace: &str, name: &str) -> Value {
+    let text = road.kubectl(&["get", kind, name, "-n", namespace, "-o", "json"]);
     let mut object: Value = serde_json::from_str(&text).unwrap();
     object.as_object_mut().unwrap().remove("status");
     let metadata = object["metadata"].as_object_mut().unwrap();
@@ -946,28 +959,12 @@ fn live(kind: &str, namespace: &str, name: &str) -> Value {
     object
 }
 
-fn apply(object: &Value) {
-    let mut child = program("docker")
-        .args([
-            "exec",
-            "-i",
-            NODE,
-            "kubectl",
-            "--kubeconfig",
-            "/etc/kubernetes/admin.conf",
-            "apply",
-            "--server-side",
-            "--force-conflicts",
-            "--field-manager=broken",
-            "-f",
-            "-",
-        ])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(object.to_string().as_bytes()).unwrap();
-    drop(stdin);
-    assert!(child.wait().unwrap().success(), "apply {object}");
+fn apply(road: &Road, object: &Value) {
+    let apply = ["apply", "--server-side", "--force-conflicts"];
+    let more = ["--field-manager=broken", "--filename=-"];
+    let ran = road.kubectl_reads(
+        &[apply, [more[0], more[1], "--output=name"]].concat(),
+        &object.to_string(),
+    );
+    assert_eq!(ran.status, 0, "apply {object}: {}", ran.stderr);
 }

@@ -110,7 +110,7 @@ fn an_up_that_fails_leaves_results_and_a_folder_that_tells_why() {
     what there is to tell why is in why/it/failed: begin with its README.txt
     error: create the cluster devenv-dev: `[temp]/bin/kind create cluster --retain --name devenv-dev --image test.devenv.test/node:1 --config [scratch]/kind.yaml --kubeconfig [scratch]/kubeconfig` failed (exit status 1)
       | Ensuring node image
-      | ERROR: failed to create cluster: no space left on device
+      | ERROR: failed to create cluster: failed to init node with kubeadm
 
     hint: what kind made is kept: `docker logs devenv-dev-control-plane` shows how far it came, `devenv up --environment dev` makes it anew, `devenv down --environment dev` removes it
     --- status 1
@@ -130,7 +130,7 @@ fn an_up_that_fails_leaves_results_and_a_folder_that_tells_why() {
     insta::assert_snapshot!(redacted(&ran, &without_date(&readme)), @r"
     devenv up dev failed: create the cluster devenv-dev: `[temp]/bin/kind create cluster --retain --name devenv-dev --image test.devenv.test/node:1 --config [scratch]/kind.yaml --kubeconfig [scratch]/kubeconfig` failed (exit status 1)
       | Ensuring node image
-      | ERROR: failed to create cluster: no space left on device
+      | ERROR: failed to create cluster: failed to init node with kubeadm
     [date]
 
     events.jsonl        what devenv did, an event a line
@@ -162,7 +162,7 @@ fn an_up_that_fails_leaves_results_and_a_folder_that_tells_why() {
     insta::assert_snapshot!(redacted(&ran, &read(&ran.test, "results.xml")), @r#"
     <?xml version="1.0" encoding="UTF-8"?>
     <testsuite name="devenv up dev" tests="1" failures="1" errors="0" skipped="0" time="[time]">
-      <testcase classname="devenv.up" name="up" time="[time]"><failure message="create the cluster devenv-dev: `[temp]/bin/kind create cluster --retain --name devenv-dev --image test.devenv.test/node:1 --config [scratch]/kind.yaml --kubeconfig [scratch]/kubeconfig` failed (exit status 1)&#10;  | Ensuring node image&#10;  | ERROR: failed to create cluster: no space left on device">it would prove: everything that the environment describes is there
+      <testcase classname="devenv.up" name="up" time="[time]"><failure message="create the cluster devenv-dev: `[temp]/bin/kind create cluster --retain --name devenv-dev --image test.devenv.test/node:1 --config [scratch]/kind.yaml --kubeconfig [scratch]/kubeconfig` failed (exit status 1)&#10;  | Ensuring node image&#10;  | ERROR: failed to create cluster: failed to init node with kubeadm">it would prove: everything that the environment describes is there
     by: devenv up</failure></testcase>
     </testsuite>
     "#);
@@ -324,7 +324,7 @@ fn github_actions_shows_mistakes_where_they_are() {
         .wait();
     insta::assert_snapshot!(ran.transcript(), @r"
     --- stderr
-    ::error file=cluster-configs/dev.yaml,line=2,col=1,title=devenv::cluster-configs/dev.yaml:2:1: unknown key `confgi`, expected one of `provider`, `config`, `images`, `node-image`, `system-images`, `overlays`, `domain`, `hosts`, `exclude`, `image-names`, `addresses`%0A  |%0A2 | confgi: kind.yaml%0A  | ^%0Ahint: did you mean `config`?
+    ::error file=cluster-configs/dev.yaml,line=2,col=1,title=devenv::cluster-configs/dev.yaml:2:1: unknown key `confgi`, expected one of `provider`, `config`, `context`, `kubeconfig`, `registry`, `images`, `node-image`, `system-images`, `overlays`, `domain`, `hosts`, `exclude`, `image-names`, `addresses`%0A  |%0A2 | confgi: kind.yaml%0A  | ^%0Ahint: did you mean `config`?
     --- status 2
     ");
 }
@@ -477,7 +477,7 @@ fn a_watch_goes_on_after_an_error() {
 // The workflow of the README.
 
 /// Its steps, as the README has them.
-fn workflow() -> Value {
+pub(crate) fn workflow() -> Value {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let readme = fs::read_to_string(readme).unwrap();
     let (_, section) = readme.split_once("\n## In CI\n").unwrap();

@@ -59,7 +59,7 @@ fn a_mistake_in_a_file_is_found_before_docker_is_asked() {
         .wait();
     insta::assert_snapshot!(ran.transcript(), @r"
     --- stderr
-    error: cluster-configs/dev.yaml:2:1: unknown key `confgi`, expected one of `provider`, `config`, `images`, `node-image`, `system-images`, `overlays`, `domain`, `hosts`, `exclude`, `image-names`, `addresses`
+    error: cluster-configs/dev.yaml:2:1: unknown key `confgi`, expected one of `provider`, `config`, `context`, `kubeconfig`, `registry`, `images`, `node-image`, `system-images`, `overlays`, `domain`, `hosts`, `exclude`, `image-names`, `addresses`
       |
     2 | confgi: kind.yaml
       | ^

@@ -3,6 +3,7 @@
 //! Each test makes a project of its own (the repository's bundles and configs, on ports of its own) and takes down what it
 //! made. They take minutes, so they are ignored by default; `scripts/test` runs them, one after the other.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -10,22 +11,40 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use devenv::environment::Provider;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::browser::Browser;
 use crate::harness::wait_for;
+use crate::second_docker::SecondDocker;
 
 /// The cluster of kind, and its node.
 pub(crate) const CLUSTER: &str = "devenv-e2e";
 pub(crate) const NODE: &str = "devenv-e2e-control-plane";
 
+/// The providers that make clusters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Provider {
+    Kind,
+    K3d,
+}
+
+impl std::fmt::Display for Provider {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Kind => "kind",
+            Self::K3d => "k3d",
+        })
+    }
+}
+
 /// A project in a temporary folder, with an environment that is brought up for real.
 pub(crate) struct Road {
     pub(crate) folder: tempfile::TempDir,
     provider: Provider,
+    /// Where it isn't the machine's own.
+    pub(crate) docker: Option<SecondDocker>,
 }
 
 /// What a run of devenv left.
@@ -37,8 +56,8 @@ pub(crate) struct Ran {
 
 impl Road {
     /// With the whole platform of the repository.
-    fn platform() -> Self {
-        let road = Self::new(Provider::Kind);
+    pub(crate) fn platform(provider: Provider) -> Self {
+        let road = Self::new(provider);
         copy(
             &Path::new(env!("CARGO_MANIFEST_DIR")).join("bundles"),
             &road.project("bundles"),
@@ -47,7 +66,7 @@ impl Road {
     }
 
     /// With two bundles in two waves, for what doesn't need the whole platform: its namespaces, and one thing that runs.
-    fn small(provider: Provider) -> Self {
+    pub(crate) fn small(provider: Provider) -> Self {
         let road = Self::new(provider);
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
         for folder in ["bundles/environment", "bundles/infrastructure/namespaces"] {
@@ -69,7 +88,11 @@ impl Road {
             .prefix("devenv-e2e-")
             .tempdir()
             .unwrap();
-        let road = Self { folder, provider };
+        let road = Self {
+            folder,
+            provider,
+            docker: None,
+        };
         fs::create_dir_all(road.folder.path().join("run")).unwrap();
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
         let read =
@@ -97,7 +120,7 @@ impl Road {
     }
 
     /// The environment's name, and so a part of the cluster's: with another provider it is another.
-    fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self.provider {
             Provider::Kind => "e2e",
             Provider::K3d => "e2e-k3d",
@@ -105,46 +128,139 @@ impl Road {
     }
 
     /// The name of the container that is its node.
-    fn node(&self) -> &'static str {
+    pub(crate) fn node(&self) -> &'static str {
         match self.provider {
             Provider::Kind => NODE,
             Provider::K3d => "k3d-devenv-e2e-k3d-server-0",
         }
     }
 
+    /// The image of its node.
+    pub(crate) fn node_image(&self) -> &'static str {
+        match self.provider {
+            Provider::Kind => "packages.devenv.test/node:1.34.4",
+            Provider::K3d => "packages.devenv.test/k3s-compatible:1.34.4",
+        }
+    }
+
+    /// The labels that the provider puts on a cluster's containers, and on one that is a worker.
+    pub(crate) fn labels_of_worker(&self) -> [String; 2] {
+        let role = match self.provider {
+            Provider::Kind => "io.x-k8s.kind.role=worker",
+            Provider::K3d => "k3d.role=agent",
+        };
+        [self.label(), role.to_owned()]
+    }
+
+    /// What makes one more container the environment's own, as an option of `docker run` and its value.
+    pub(crate) fn marks_as_ours(&self) -> [String; 2] {
+        let ask = |format: &str| self.docker(&["inspect", self.node(), "--format", format]);
+        match self.provider {
+            Provider::Kind => {
+                let mounts = ask("{{range .Mounts}}{{.Source}}:{{.Destination}}:ro\n{{end}}");
+                let mark = mounts.lines().find(|line| line.contains(":/devenv/"));
+                ["--volume".to_owned(), mark.unwrap().to_owned()]
+            }
+            Provider::K3d => {
+                let id = ask("{{index .Config.Labels \"devenv.environment\"}}");
+                let label = format!("devenv.environment={}", id.trim());
+                ["--label".to_owned(), label]
+            }
+        }
+    }
+
+    /// The ConfigMap and its key from which CoreDNS has the platform's names, and that value without them.
+    pub(crate) fn names_in_coredns(&self) -> (&'static str, &'static str, String) {
+        if self.provider == Provider::K3d {
+            return ("coredns-custom", "devenv.override", String::new());
+        }
+        let ask = ["get", "configmap", "coredns", "-n", "kube-system"];
+        let corefile = self.kubectl(&[&ask[..], &["-o", "jsonpath={.data.Corefile}"]].concat());
+        let (before, rest) = corefile.split_once("    # BEGIN devenv").unwrap();
+        let (_, after) = rest.split_once("# END devenv\n").unwrap();
+        ("coredns", "Corefile", format!("{before}{after}"))
+    }
+
     /// The label that the provider puts on the cluster's containers.
-    fn label(&self) -> String {
+    pub(crate) fn label(&self) -> String {
         match self.provider {
             Provider::Kind => format!("io.x-k8s.kind.cluster={CLUSTER}"),
             Provider::K3d => format!("k3d.cluster=devenv-{}", self.name()),
         }
     }
 
-    /// kubectl of the node itself: another program than the one that is tested.
-    fn kubectl(&self, args: &[&str]) -> String {
-        let inside: &[&str] = match self.provider {
-            Provider::Kind => return kubectl(args),
-            Provider::K3d => &["exec", self.node(), "kubectl"],
+    /// A program on the machine of its Docker.
+    fn program(&self, name: &str) -> Command {
+        match &self.docker {
+            Some(docker) => docker.program(name, &self.project(".")),
+            None => program(name),
+        }
+    }
+
+    pub(crate) fn docker(&self, args: &[&str]) -> String {
+        match &self.docker {
+            Some(docker) => docker.output("docker", args),
+            None => output("docker", args),
+        }
+    }
+
+    /// What Docker says, or nothing where it fails.
+    pub(crate) fn try_docker(&self, args: &[&str]) -> Option<String> {
+        let ran = self.program("docker").args(args).output().unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+        ran.status.success().then_some(said)
+    }
+
+    /// How docker is asked for kubectl of the node itself: another program than the one that is tested.
+    fn kubectl_inside(&self) -> Vec<&'static str> {
+        let kubectl = ["exec", "--interactive", self.node(), "kubectl"];
+        let config: &[&str] = match self.provider {
+            Provider::Kind => &["--kubeconfig", "/etc/kubernetes/admin.conf"],
+            Provider::K3d => &[],
         };
-        output("docker", &[inside, args].concat())
+        [&kubectl, config].concat()
+    }
+
+    pub(crate) fn kubectl(&self, args: &[&str]) -> String {
+        self.docker(&[&self.kubectl_inside(), args].concat())
+    }
+
+    /// kubectl that goes on by itself.
+    pub(crate) fn kubectl_starts(&self, args: &[&str]) -> Child {
+        let mut command = self.program("docker");
+        command
+            .args(self.kubectl_inside())
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().unwrap()
+    }
+
+    /// kubectl that is given this to read.
+    pub(crate) fn kubectl_reads(&self, args: &[&str], manifest: &str) -> Ran {
+        let mut child = self.kubectl_starts(args);
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(manifest.as_bytes()).unwrap();
+        drop(stdin);
+        ended(child)
     }
 
     /// The cluster's containers, stopped ones too.
-    fn containers(&self) -> Vec<String> {
+    pub(crate) fn containers(&self) -> Vec<String> {
         let label = format!("label={}", self.label());
         let list = ["ps", "--all", "--filter", &label, "--format", "{{.Names}}"];
-        lines(&output("docker", &list))
+        lines(&self.docker(&list))
     }
 
     /// The volumes of its containers.
-    fn volumes(&self) -> Vec<String> {
+    pub(crate) fn volumes(&self) -> Vec<String> {
         let names = "{{range .Mounts}}{{if eq .Type \"volume\"}}{{.Name}}\n{{end}}{{end}}";
         let containers = self.containers();
         let inspected = containers.iter().map(|container| {
             let ask = ["inspect", container, "--format", names];
-            let told = program("docker").args(ask).output().unwrap();
             // One that Docker was just making when it was asked to stop is gone a moment later.
-            String::from_utf8_lossy(&told.stdout).into_owned()
+            self.try_docker(&ask).unwrap_or_default()
         });
         let mut volumes = lines(&inspected.collect::<String>());
         volumes.retain(|volume| !volume.is_empty());
@@ -152,12 +268,12 @@ impl Road {
     }
 
     /// What is left in Docker of a cluster that is down and had these volumes.
-    fn left(&self, volumes: &[String]) -> Vec<String> {
+    pub(crate) fn left(&self, volumes: &[String]) -> Vec<String> {
         let network = format!("k3d-devenv-{}", self.name());
         let own = [network.clone(), format!("{network}-images")];
         let mut there = self.containers();
         for kind in ["volume", "network"] {
-            let names = output("docker", &[kind, "ls", "--format", "{{.Name}}"]);
+            let names = self.docker(&[kind, "ls", "--format", "{{.Name}}"]);
             there.extend(lines(&names));
         }
         there.retain(|name| name == self.node() || volumes.contains(name) || own.contains(name));
@@ -165,39 +281,44 @@ impl Road {
     }
 
     /// What the provider's program still does.
-    fn processes(&self) -> Vec<String> {
-        let cluster = format!("devenv-{}\0", self.name());
+    pub(crate) fn processes(&self) -> Vec<String> {
+        let folder = self.folder.path().display().to_string();
         let processes = fs::read_dir("/proc").unwrap().flatten();
         let commands =
             processes.filter_map(|process| fs::read_to_string(process.path().join("cmdline")).ok());
         commands
-            .filter(|command| command.contains("\0create\0") && command.contains(&cluster))
+            .filter(|command| command.contains("\0create\0") && command.contains(&folder))
             .collect()
     }
 
-    fn project(&self, path: &str) -> PathBuf {
+    /// Where devenv keeps what it knows of environments.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data/devenv")
+    }
+
+    pub(crate) fn project(&self, path: &str) -> PathBuf {
         self.folder.path().join("project").join(path)
     }
 
-    fn write(&self, path: &str, text: &str) {
+    pub(crate) fn write(&self, path: &str, text: &str) {
         let path = self.project(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
 
-    fn edit(&self, path: &str, from: &str, to: &str) {
+    pub(crate) fn edit(&self, path: &str, from: &str, to: &str) {
         let text = fs::read_to_string(self.project(path)).unwrap();
         assert!(text.contains(from), "{path} doesn't contain {from}");
         self.write(path, &text.replace(from, to));
     }
 
     /// devenv with the machine's own cache (it holds the store) and everything else in the temporary folder.
-    fn start(&self, args: &[&str]) -> Child {
+    pub(crate) fn start(&self, args: &[&str]) -> Child {
         self.command(args).spawn().unwrap()
     }
 
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = program(env!("CARGO_BIN_EXE_devenv"));
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.program(env!("CARGO_BIN_EXE_devenv"));
         command
             .args(args)
             .current_dir(self.project("."))
@@ -239,26 +360,33 @@ impl Road {
         ran.last_word()
     }
 
-    fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         serde_json::from_str(&self.run(&["status", "-o", "json"]).stdout).unwrap()
     }
 
     /// The port of this machine that leads to a port of the node.
-    fn port_of(&self, node_port: u16) -> u16 {
-        let text = fs::read_to_string(self.project("cluster-configs/kind.yaml")).unwrap();
-        let before = text
-            .split(&format!("containerPort: {node_port}\n"))
-            .next()
-            .unwrap();
-        let line = before
-            .lines()
-            .rfind(|line| line.contains("hostPort:"))
-            .unwrap();
-        line.rsplit(' ').next().unwrap().parse().unwrap()
+    pub(crate) fn port_of(&self, node_port: u16) -> u16 {
+        let file = format!("cluster-configs/{}.yaml", self.provider);
+        let text = fs::read_to_string(self.project(&file)).unwrap();
+        let ending = format!(":{node_port}\"");
+        let number = match self.provider {
+            Provider::Kind => {
+                let (before, _) = text
+                    .split_once(&format!("containerPort: {node_port}\n"))
+                    .unwrap();
+                let (_, number) = before.rsplit_once("hostPort: ").unwrap();
+                number.lines().next().unwrap()
+            }
+            Provider::K3d => {
+                let (before, _) = text.split_once(&ending).unwrap();
+                before.rsplit_once(':').unwrap().1
+            }
+        };
+        number.parse().unwrap()
     }
 
     /// Whether each Application is Synced and Healthy, as Argo CD itself says.
-    fn applications(&self) -> Vec<String> {
+    pub(crate) fn applications(&self) -> Vec<String> {
         let lines = self.kubectl(&[
             "get",
             "applications",
@@ -273,13 +401,13 @@ impl Road {
 
 impl Drop for Road {
     fn drop(&mut self) {
-        ended(self.start(&["down"]));
+        ended(self.start(&["down", "--purge"]));
     }
 }
 
 impl Ran {
     /// The last line that says something, with revisions made alike.
-    fn last_word(&self) -> String {
+    pub(crate) fn last_word(&self) -> String {
         let line = self
             .stderr
             .lines()
@@ -289,8 +417,25 @@ impl Ran {
         revision.replace(line, " at <revision>").into_owned()
     }
 
+    /// The error, also of a run that speaks JSON.
+    pub(crate) fn told(&self) -> String {
+        let lines = self.stdout.lines();
+        let mut errors = lines
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|event| event["event"] == "error");
+        match errors.next() {
+            None => self.error().to_owned(),
+            Some(error) => {
+                let message = error["message"].as_str().unwrap();
+                let hint = error["hint"].as_str();
+                let hint = hint.map_or_else(String::new, |hint| format!("\n\nhint: {hint}"));
+                format!("error: {message}{hint}\n")
+            }
+        }
+    }
+
     /// The error, without what led to it.
-    fn error(&self) -> &str {
+    pub(crate) fn error(&self) -> &str {
         self.stderr
             .find("error: ")
             .map_or("", |start| &self.stderr[start..])
@@ -302,7 +447,7 @@ pub(crate) fn program(name: &str) -> Command {
     Command::new(name)
 }
 
-fn ended(mut child: Child) -> Ran {
+pub(crate) fn ended(mut child: Child) -> Ran {
     let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let reader = std::thread::spawn(move || {
         let mut text = String::new();
@@ -320,11 +465,15 @@ fn ended(mut child: Child) -> Ran {
 }
 
 pub(crate) fn output(name: &str, args: &[&str]) -> String {
-    let output = program(name).args(args).output().unwrap();
+    printed(program(name).args(args))
+}
+
+/// What a command prints that must end well.
+pub(crate) fn printed(command: &mut Command) -> String {
+    let output = command.output().unwrap();
     assert!(
         output.status.success(),
-        "{name} {}: {}",
-        args.join(" "),
+        "{command:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -486,15 +635,16 @@ fn keeps_the_rules(road: &Road, overlay: &Overlay) {
         .partition(|object| object["kind"] == "CustomResourceDefinition");
     // Definitions are too long for the annotation that the one way needs; the other way would keep what another overlay has.
     tried(
+        road,
         overlay,
         &definitions,
         &["--server-side", "--force-conflicts", "--field-manager=test"],
     );
-    tried(overlay, &rest, &[]);
+    tried(road, overlay, &rest, &[]);
 }
 
 /// What the API server and its webhooks say to these objects, without keeping them.
-fn tried(overlay: &Overlay, objects: &[&Value], how: &[&str]) {
+fn tried(road: &Road, overlay: &Overlay, objects: &[&Value], how: &[&str]) {
     if objects.is_empty() {
         return;
     }
@@ -502,30 +652,8 @@ fn tried(overlay: &Overlay, objects: &[&Value], how: &[&str]) {
         .iter()
         .map(|object| format!("---\n{object}\n"))
         .collect();
-    let inside = [
-        "exec",
-        "--interactive",
-        NODE,
-        "kubectl",
-        "--kubeconfig",
-        "/etc/kubernetes/admin.conf",
-    ];
-    let mut child = program("docker")
-        .args(inside)
-        .args(["apply", "--dry-run=server", "--filename=-"])
-        .args(how)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(manifest.as_bytes())
-        .unwrap();
-    let ran = ended(child);
+    let apply = ["apply", "--dry-run=server", "--filename=-"];
+    let ran = road.kubectl_reads(&[&apply, how].concat(), &manifest);
     assert_eq!(
         ran.status, 0,
         "{} {}: {}",
@@ -538,18 +666,6 @@ fn bundle_file(road: &Road, bundle: &str) -> PathBuf {
     let mut files =
         projects.map(|project| project.unwrap().path().join(bundle).join("bundle.yaml"));
     files.find(|file| file.exists()).unwrap()
-}
-
-/// kubectl of the node itself: another program than the one that is tested.
-pub(crate) fn kubectl(args: &[&str]) -> String {
-    let inside = [
-        "exec",
-        NODE,
-        "kubectl",
-        "--kubeconfig",
-        "/etc/kubernetes/admin.conf",
-    ];
-    output("docker", &[&inside[..], args].concat())
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -571,17 +687,17 @@ pub(crate) fn free_port() -> u16 {
         .port()
 }
 
-fn lines(text: &str) -> Vec<String> {
+pub(crate) fn lines(text: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-const NOTHING_TO_CHANGE: &str =
+pub(crate) const NOTHING_TO_CHANGE: &str =
     "nothing to change: 2 of 2 applications healthy at <revision>; checks: 4 passed";
-const READY: &str = "ready: 2 of 2 applications healthy at <revision>; checks: 4 passed";
-const APPLIED: &str = "applied: 2 of 2 applications healthy at <revision>";
+pub(crate) const READY: &str = "ready: 2 of 2 applications healthy at <revision>; checks: 4 passed";
+pub(crate) const APPLIED: &str = "applied: 2 of 2 applications healthy at <revision>";
 /// What the small project runs.
 const IMAGE: &str = "docker.io/victoriametrics/victoria-logs:v1.52.1";
-const LOGS: &str = "bundles/observability/victorialogs/base/victoria-logs.yaml";
+pub(crate) const LOGS: &str = "bundles/observability/victorialogs/base/victoria-logs.yaml";
 
 #[test]
 #[ignore = "takes a real cluster"]
@@ -616,16 +732,13 @@ fn a_day_with(provider: Provider) {
     // Five pods of Argo CD and the git; nothing of it listens beyond loopback; no image was pulled.
     let pods = kubectl(&["get", "pods", "-n", "argocd", "-o", "name"]);
     assert_eq!(pods.lines().count(), 6, "{pods}");
-    let ports = output(
-        "docker",
-        &[
-            "ps",
-            "--filter",
-            &format!("name={node}"),
-            "--format",
-            "{{.Ports}}",
-        ],
-    );
+    let ports = road.docker(&[
+        "ps",
+        "--filter",
+        &format!("name={node}"),
+        "--format",
+        "{{.Ports}}",
+    ]);
     assert!(
         ports
             .split(", ")
@@ -764,7 +877,7 @@ fn a_day_with(provider: Provider) {
         road.succeed(&["snapshot", "save", "with-before"]),
         "saved with-before; to go back to it: devenv snapshot restore with-before"
     );
-    let id = output("docker", &["inspect", node, "--format", "{{.Id}}"]);
+    let id = road.docker(&["inspect", node, "--format", "{{.Id}}"]);
     kubectl(&["create", "configmap", "after", "-n", "default"]);
     kubectl(&[
         "delete",
@@ -786,10 +899,7 @@ fn a_day_with(provider: Provider) {
         "{}",
         names()
     );
-    assert_eq!(
-        output("docker", &["inspect", node, "--format", "{{.Id}}"]),
-        id
-    );
+    assert_eq!(road.docker(&["inspect", node, "--format", "{{.Id}}"]), id);
     let listed = road.run(&["snapshot", "list"]).stdout;
     assert!(
         listed.contains("healthy ") && listed.contains("with-before "),
@@ -806,7 +916,7 @@ fn a_day_with(provider: Provider) {
     kubectl(&["create", "configmap", "after", "-n", "default"]);
     let mut child = road.start(&["reset"]);
     wait_for("the work beside the node", || {
-        output("docker", &["ps", "--format", "{{.Names}}"])
+        road.docker(&["ps", "--format", "{{.Names}}"])
             .contains(&format!("{node}-state"))
             .then_some(())
     });
@@ -828,28 +938,115 @@ fn a_day_with(provider: Provider) {
     assert_eq!(road.succeed(&["up"]), READY);
     assert_eq!(road.status()["ready"], true);
 
-    // In the evening: nothing is left, and once more is fine.
+    // In the evening: the node is gone, and its volumes stay for the next morning. Once more is fine.
     let volumes = road.volumes();
     assert!(!volumes.is_empty());
+    kubectl(&["create", "configmap", "after", "-n", "default"]);
     assert_eq!(road.succeed(&["down"]), format!("{name} is gone"));
-    assert_eq!(road.left(&volumes), [""; 0]);
+    assert_eq!(road.containers(), [""; 0]);
+    let is_kept = |volume: &&String| !volume.ends_with("-images"); // which k3d never used
+    let kept: BTreeSet<String> = volumes.iter().filter(is_kept).cloned().collect();
+    assert_eq!(BTreeSet::from_iter(road.left(&volumes)), kept);
     assert!(!Path::new(kubeconfig.trim()).exists());
     assert_eq!(
         road.succeed(&["down"]),
+        format!("nothing to remove: {name} isn't there")
+    );
+    let listed = road.run(&["snapshot", "list"]).stdout;
+    assert!(listed.contains("healthy "), "{listed}");
+
+    let planned = road.run(&["up", "--plan"]).stdout;
+    assert!(planned.contains("start from what was kept "), "{planned}");
+    let planned = road.run(&["up", "--plan", "--fresh"]).stdout;
+    assert!(
+        planned.contains("remove what was kept: --fresh"),
+        "{planned}"
+    );
+
+    // In the morning: killed while the node is made again, and then as if it hadn't been.
+    let mut child = road.start(&["up"]);
+    wait_for("the work beside the node", || {
+        road.docker(&["ps", "--all", "--format", "{{.Names}}"])
+            .contains(&format!("{node}-state"))
+            .then_some(())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let ran = road.run(&["up"]);
+    assert_eq!(ran.last_word(), READY, "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains(&format!("{name} starts from its state of ")),
+        "{}",
+        ran.stderr
+    );
+    assert!(!names().contains("/after"), "{}", names());
+
+    // To another machine, which has a full store and nothing else.
+    let file = road.project("state.zst").display().to_string();
+    road.succeed(&["snapshot", "export", &file]);
+    let ran = road.run(&["up", "--from", &file]);
+    assert_eq!(ran.status, 2);
+    assert!(
+        ran.error()
+            .contains("is there already, and --from makes one"),
+        "{}",
+        ran.error()
+    );
+    assert_eq!(
+        road.succeed(&["down", "--purge"]),
+        format!("{name} is gone")
+    );
+    assert_eq!(road.left(&volumes), [""; 0]);
+    let whole = fs::read(&file).unwrap();
+    fs::write(road.project("cut.zst"), &whole[..whole.len() / 2]).unwrap();
+    let ran = road.run(&["up", "--from", "cut.zst"]);
+    assert_eq!(
+        (ran.status, ran.error()),
+        (
+            2,
+            "error: cut.zst can't be started from: it is cut short or damaged: incomplete frame\n\nhint: write it again where the environment is up: devenv snapshot export FILE\n"
+        )
+    );
+    assert_eq!(road.containers(), [""; 0]);
+    assert_eq!(road.succeed(&["up", "--from", &file]), READY);
+    assert!(!names().contains("/after"), "{}", names());
+
+    // For good.
+    let volumes = road.volumes();
+    assert_eq!(
+        road.succeed(&["down", "--purge"]),
+        format!("{name} is gone")
+    );
+    assert_eq!(road.left(&volumes), [""; 0]);
+    assert_eq!(
+        road.succeed(&["down", "--purge"]),
         format!("nothing to remove: {name} isn't there")
     );
 }
 
 #[test]
 #[ignore = "takes a real cluster"]
-fn e2e_the_whole_platform() {
-    let road = Road::platform();
+fn e2e_the_whole_platform_with_kind() {
+    the_whole_platform(Provider::Kind);
+}
+
+#[test]
+#[ignore = "takes a real cluster"]
+fn e2e_the_whole_platform_with_k3d() {
+    the_whole_platform(Provider::K3d);
+}
+
+fn the_whole_platform(provider: Provider) {
+    let road = Road::platform(provider);
+    let kubectl = |args: &[&str]| road.kubectl(args);
 
     // Killed between two waves: the next one goes on where it was.
     let mut child = road.start(&["up"]);
     wait_for("the second wave", || {
-        let running = program("docker").args(["inspect", NODE]).output().unwrap();
-        (running.status.success() && try_applications().contains("istiod")).then_some(())
+        let ask = ["get", "applications", "-n", "argocd", "-o", "name"];
+        let names = road.try_docker(&[&road.kubectl_inside(), &ask[..]].concat())?;
+        names.contains("istiod").then_some(())
     });
     child.kill().unwrap();
     child.wait().unwrap();
@@ -904,7 +1101,7 @@ fn e2e_the_whole_platform() {
     in_a_browser(&road, &keycloak, &text("user"), &text("password"));
 
     // From a pod of the mesh, under Keycloak's name, the database answers; the checks have seen it refuse a pod outside.
-    in_the_mesh();
+    in_the_mesh(&road);
 
     // In order: a bundle's resources aren't older than what it needs was ready.
     let made = |kind: &str, name: &str, namespace: &str| {
@@ -968,20 +1165,6 @@ fn e2e_the_whole_platform() {
     crate::broken::each_check_once(&road);
 }
 
-/// The names of the Applications that there are, or nothing as long as nobody answers.
-fn try_applications() -> String {
-    let inside = [
-        "exec",
-        NODE,
-        "kubectl",
-        "--kubeconfig",
-        "/etc/kubernetes/admin.conf",
-    ];
-    let ask = ["get", "applications", "-n", "argocd", "-o", "name"];
-    let output = program("docker").args(inside).args(ask).output().unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
 /// A person opens the platform in a browser that trusts our authority, and logs in.
 fn in_a_browser(road: &Road, keycloak: &str, user: &str, password: &str) {
     let home = road.folder.path().join("home");
@@ -1013,7 +1196,8 @@ fn in_a_browser(road: &Road, keycloak: &str, user: &str, password: &str) {
 }
 
 /// Asks the database from a pod with a sidecar that has Keycloak's account.
-fn in_the_mesh() {
+fn in_the_mesh(road: &Road) {
+    let kubectl = |args: &[&str]| road.kubectl(args);
     let overrides = r#"{"spec": {"serviceAccountName": "keycloak", "containers": [{
         "name": "asks", "image": "packages.devenv.test/postgresql:18", "imagePullPolicy": "IfNotPresent",
         "command": ["sh", "-c", "for i in $(seq 100); do pg_isready -h keycloak-db-rw -t 2 && exit 0; sleep 0.2; done; exit 1"],
@@ -1285,7 +1469,7 @@ fn a_killed_up_is_finished_by_the_next(provider: Provider) {
             ["namespaces Synced Healthy", "victorialogs Synced Healthy"]
         );
         let volumes = road.volumes();
-        assert_eq!(road.succeed(&["down"]), gone);
+        assert_eq!(road.succeed(&["down", "--purge"]), gone);
         assert_eq!(road.left(&volumes), [""; 0]);
     }
 }
@@ -1295,20 +1479,15 @@ fn a_killed_up_is_finished_by_the_next(provider: Provider) {
 fn e2e_a_cluster_of_somebody_else_is_left_alone() {
     for provider in [Provider::Kind, Provider::K3d] {
         let road = Road::small(provider);
-        let (image, role) = match provider {
-            Provider::Kind => (
-                "packages.devenv.test/node:1.34.4",
-                "io.x-k8s.kind.role=control-plane",
-            ),
-            Provider::K3d => (
-                "packages.devenv.test/k3s-compatible:1.34.4",
-                "k3d.role=server",
-            ),
+        let image = road.node_image();
+        let role = match provider {
+            Provider::Kind => "io.x-k8s.kind.role=control-plane",
+            Provider::K3d => "k3d.role=server",
         };
         // As the provider makes them, but without our mark.
         let run = ["run", "--detach", "--name", road.node(), "--label"];
         let rest = ["--label", role, "--entrypoint", "sleep", image, "600"];
-        output("docker", &[&run[..], &[&road.label()], &rest].concat());
+        road.docker(&[&run[..], &[&road.label()], &rest].concat());
         for command in ["up", "down", "reset", "status"] {
             let ran = road.run(&[command]);
             assert_eq!(ran.status, 1, "{}", ran.stderr);
@@ -1319,6 +1498,6 @@ fn e2e_a_cluster_of_somebody_else_is_left_alone() {
             assert!(ran.error().starts_with(&expected), "{}", ran.error());
         }
         assert_eq!(road.containers(), [road.node()]);
-        output("docker", &["rm", "--force", "--volumes", road.node()]);
+        road.docker(&["rm", "--force", "--volumes", road.node()]);
     }
 }

@@ -434,9 +434,12 @@ impl Running {
         self.test.path(name)
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.as_ref().unwrap().id().cast_signed()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().unwrap();
-        signal::kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        signal::kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
     /// Waits until the file has a whole line, and returns the text of the file.
@@ -447,14 +450,25 @@ impl Running {
         })
     }
 
+    /// What it wrote so far.
+    pub(crate) fn said(&self) -> String {
+        let said = self
+            .outputs
+            .iter()
+            .map(|output| output.bytes.lock().unwrap().clone());
+        String::from_utf8_lossy(&said.collect::<Vec<_>>().concat()).into_owned()
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let child = self.child.as_mut().unwrap();
+        child.try_wait().unwrap().is_some()
+    }
+
     /// Waits until all of this can be read in what it wrote.
     pub(crate) fn wait_until_it_says(&self, texts: &[&str]) {
         wait_for(&format!("{texts:?}"), || {
-            let said = self
-                .outputs
-                .iter()
-                .map(|output| output.bytes.lock().unwrap().clone());
-            let said = String::from_utf8_lossy(&said.collect::<Vec<_>>().concat()).into_owned();
+            let said = self.said();
             texts.iter().all(|text| said.contains(text)).then_some(())
         });
     }

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use devenv::names::hosts::{self, Block, Owner};
+use devenv::names::hosts::{self, Block, Leads, Owner};
 use devenv::names::hosts_file::{self, Written};
 
 use crate::harness::{Ran, Test};
@@ -262,7 +262,7 @@ fn whatever_is_in_the_file_stays() {
                 id: "0123456789ab".parse().unwrap(),
             },
             names: ["keycloak.local".parse().unwrap()].into(),
-            ipv6: true,
+            leads: Leads::Here { ipv6: true },
         },
     )
     .unwrap();
@@ -1083,7 +1083,7 @@ fn dev(number: u8) -> Block {
         names: ["argocd.local", "keycloak.local"]
             .map(|name| name.parse().unwrap())
             .into(),
-        ipv6: true,
+        leads: Leads::Here { ipv6: true },
     }
 }
 

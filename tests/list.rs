@@ -237,32 +237,32 @@ fn the_ports_of_a_stopped_environment_are_not_taken() {
         "/cluster-configs/kind.yaml"
     ))
     .unwrap()
-    .replace("hostPort: 80\n", "hostPort: 41080\n")
-    .replace("hostPort: 443\n", "hostPort: 41443\n");
+    .replace("hostPort: 80\n", "hostPort: 21080\n")
+    .replace("hostPort: 443\n", "hostPort: 21443\n");
     let test = project()
         .docker(&engine)
         .file("cluster-configs/kind.yaml", &kind);
     let local = |inside, outside| (inside, "127.0.0.1".to_owned(), outside);
     engine.world().containers.push(exited(Container {
         image: "test.devenv.test/node:1".to_owned(),
-        ports: vec![local(80, 41080), local(443, 41443), local(6443, 40123)],
+        ports: vec![local(80, 21080), local(443, 21443), local(6443, 40123)],
         ..test.labelled("packages")
     }));
     let ran = test.clone().args(["up"]).start().wait();
     insta::assert_snapshot!(ran.transcript(), @r"
     --- stderr
-    error: port 41080 on 127.0.0.1 is taken by the environment packages of [temp]/project/cluster-configs/packages.yaml, which needs it when it is started again
+    error: port 21080 on 127.0.0.1 is taken by the environment packages of [temp]/project/cluster-configs/packages.yaml, which needs it when it is started again
 
     hint: if nobody needs it: `devenv down --environment [temp]/project/cluster-configs/packages.yaml`, or publish ports that are free, in [temp]/project/cluster-configs/kind.yaml (or in a copy of it, where other environments name it too):
-          - {listenAddress: 127.0.0.1, hostPort: 42080, containerPort: 80}
-          - {listenAddress: 127.0.0.1, hostPort: 42443, containerPort: 443}
-    the names are then https://argocd.local:42443, https://grafana.local:42443, https://keycloak.local:42443, https://logs.local:42443
+          - {listenAddress: 127.0.0.1, hostPort: 22080, containerPort: 80}
+          - {listenAddress: 127.0.0.1, hostPort: 22443, containerPort: 443}
+    the names are then https://argocd.local:22443, https://grafana.local:22443, https://keycloak.local:22443, https://logs.local:22443
     --- status 1
     ");
     assert_eq!(test.calls("kind"), [""; 0]);
     // Of two that were made for the same ports, whichever starts first has them.
     engine.world().containers.push(exited(Container {
-        ports: vec![local(80, 41080), local(443, 41443)],
+        ports: vec![local(80, 21080), local(443, 21443)],
         ..test.elsewhere("old", "0123456789ab", true)
     }));
     engine.world().containers.reverse();
@@ -272,12 +272,12 @@ fn the_ports_of_a_stopped_environment_are_not_taken() {
     --- stderr
     [time] cluster
     [time] cluster: failed ([time])
-    error: port 41080 on 127.0.0.1 is taken by the environment old of [temp]/other/cluster-configs/old.yaml, which runs
+    error: port 21080 on 127.0.0.1 is taken by the environment old of [temp]/other/cluster-configs/old.yaml, which runs
 
     hint: if nobody needs it: `devenv down --environment [temp]/other/cluster-configs/old.yaml`, or publish ports that are free, in [temp]/project/cluster-configs/kind.yaml (or in a copy of it, where other environments name it too):
-          - {listenAddress: 127.0.0.1, hostPort: 42080, containerPort: 80}
-          - {listenAddress: 127.0.0.1, hostPort: 42443, containerPort: 443}
-    the names are then https://argocd.local:42443, https://grafana.local:42443, https://keycloak.local:42443, https://logs.local:42443
+          - {listenAddress: 127.0.0.1, hostPort: 22080, containerPort: 80}
+          - {listenAddress: 127.0.0.1, hostPort: 22443, containerPort: 443}
+    the names are then https://argocd.local:22443, https://grafana.local:22443, https://keycloak.local:22443, https://logs.local:22443
     --- status 1
     ");
     engine.world().containers[0].state = "exited".to_owned();

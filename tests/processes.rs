@@ -55,6 +55,23 @@ fn a_program_that_works() {
 
 #[test]
 fn a_program_that_fails() {
+    let ran = creating("echo 'ERROR: failed to init node with kubeadm' >&2; exit 1")
+        .start()
+        .wait();
+    insta::assert_snapshot!(ran.transcript(), @r"
+    --- stderr
+    [time] cluster
+    [time] cluster: failed ([time])
+    error: `kind create cluster` failed (exit status 1)
+      | ERROR: failed to init node with kubeadm
+
+    hint: run the same command again with -v to see every line of its output
+    --- status 1
+    ");
+}
+
+#[test]
+fn a_program_on_a_full_disk() {
     let ran = creating("echo 'ERROR: no space left on device' >&2; exit 1")
         .start()
         .wait();
@@ -65,7 +82,7 @@ fn a_program_that_fails() {
     error: `kind create cluster` failed (exit status 1)
       | ERROR: no space left on device
 
-    hint: run the same command again with -v to see every line of its output
+    hint: `docker system df` and `df -h` show what takes the space; with some of it free run the same command again, it goes on
     --- status 1
     ");
 }

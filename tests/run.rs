@@ -428,7 +428,7 @@ fn kind_fails_and_nothing_is_left() {
     dev is gone
     error: create the cluster devenv-dev: `[temp]/bin/kind create cluster --retain --name devenv-dev --image test.devenv.test/node:1 --config [scratch]/kind.yaml --kubeconfig [scratch]/kubeconfig` failed (exit status 1)
       | Ensuring node image
-      | ERROR: failed to create cluster: no space left on device
+      | ERROR: failed to create cluster: failed to init node with kubeadm
 
     hint: devenv run --keep-on-failure leaves it up to be looked at
     --- status 1

@@ -416,7 +416,8 @@ async fn nothing_pulled(world: &World<'_>) -> anyhow::Result<String> {
 }
 
 async fn loopback(world: &World<'_>) -> anyhow::Result<String> {
-    let nodes = crate::cluster::containers(world.docker, world.environment()).await?;
+    let docker = world.docker.context("the nodes are somebody else's")?;
+    let nodes = crate::cluster::containers(docker, world.environment()).await?;
     let mut count = 0;
     for node in &nodes {
         for port in &node.ports {

@@ -185,10 +185,14 @@ async fn load_balancer(world: &World<'_>, door: &Door, known: &str) -> anyhow::R
     .await?
     .context("there is no Service istio-ingress/istio-ingressgateway")?;
     let address = text(&service, "/status/loadBalancer/ingress/0/ip");
-    let address: IpAddr = address
-        .parse()
-        .context("the Service istio-ingress/istio-ingressgateway has no address")?;
-    if !cfg!(target_os = "linux") {
+    let address: IpAddr = match world.docker {
+        // It may be a name there.
+        None => door.https.ip(),
+        Some(_) => address
+            .parse()
+            .context("the Service istio-ingress/istio-ingressgateway has no address")?,
+    };
+    if !cfg!(target_os = "linux") && world.docker.is_some() {
         // Docker's network can't be reached from the other systems.
         return Ok(address.to_string());
     }

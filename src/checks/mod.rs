@@ -14,7 +14,7 @@ mod pods;
 mod postgres;
 mod request;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -42,15 +42,13 @@ const PAUSE: Duration = Duration::from_millis(300);
 pub struct World<'a> {
     /// The environment and its bundles.
     pub inputs: &'a Inputs,
-    /// Docker, and the cluster's nodes in it.
-    pub docker: &'a Docker,
+    /// Docker, with the cluster's nodes in it; `None` where they are somebody else's.
+    pub docker: Option<&'a Docker>,
     /// The cluster's API server.
     pub client: &'a Client,
     /// The same, asking once: what it refuses is an answer.
     pub asks_once: &'a Client,
-    /// The platform's names.
-    pub names: &'a BTreeSet<String>,
-    /// The gateway's ports on this machine; `None` where the cluster config publishes none.
+    /// The gateway's ports, on this machine or at the load balancer; `None` where there are none.
     pub door: Option<Door>,
     /// To end early.
     pub stop: &'a Stop,
@@ -71,7 +69,10 @@ impl World<'_> {
     fn door(&self) -> anyhow::Result<&Door> {
         self.door
             .as_ref()
-            .context("the cluster config publishes neither port 80 nor 443 of the node")
+            .with_context(|| match self.docker {
+                Some(_) => "the cluster config publishes neither port 80 nor 443 of the node",
+                None => "the cluster's load balancer gave the gateway no address that can be reached from here",
+            })
     }
 
     /// The keys and values of a secret.
@@ -179,8 +180,8 @@ pub fn all(world: &World<'_>) -> Vec<Check> {
         environment.exclude.iter().any(|name| name == bundle)
             || world.inputs.bundles.iter().any(|it| it.name == bundle)
     };
-    let mut checks = door::checks(world.names);
-    checks.extend(names::checks(world.names));
+    let mut checks = door::checks(&world.inputs.names);
+    checks.extend(names::checks(&world.inputs.names));
     checks.extend(argocd::checks());
     checks.extend(keycloak::checks());
     checks.extend(postgres::checks());
@@ -244,8 +245,24 @@ fn excluded(world: &World<'_>, check: &Check) -> Option<String> {
     let out = check
         .of
         .iter()
-        .find(|bundle| environment.exclude.iter().any(|name| name == *bundle))?;
-    Some(format!("{} leaves out {out}", environment.name))
+        .find(|bundle| environment.exclude.iter().any(|name| name == *bundle));
+    if let Some(out) = out {
+        return Some(format!("{} leaves out {out}", environment.name));
+    }
+    let why = match (&check.ask, world.docker) {
+        (_, Some(_)) => return None,
+        (Ask::Cluster(cluster::Ask::NothingPulled), None) => {
+            "the nodes aren't devenv's: they pull from registries"
+        }
+        (Ask::Cluster(cluster::Ask::Loopback), None) => {
+            "the nodes aren't devenv's, and nothing of them is published on this machine"
+        }
+        (Ask::Names(names::Ask::Cluster(_)), None) => {
+            "the cluster's CoreDNS isn't devenv's, and was left alone"
+        }
+        (_, None) => return None,
+    };
+    Some(why.to_owned())
 }
 
 async fn ask(world: &World<'_>, ask: &Ask) -> anyhow::Result<Seen> {

@@ -89,7 +89,14 @@ async fn system(world: &World<'_>, name: &str) -> anyhow::Result<Seen> {
     if addresses.is_empty() {
         return Ok(Seen::NotWired(format!("{name} isn't known here")));
     }
-    if let Some(other) = addresses.iter().find(|address| !address.is_loopback()) {
+    let is_right = |address: &&IpAddr| match world.docker {
+        Some(_) => address.is_loopback(),
+        None => world
+            .door
+            .as_ref()
+            .is_some_and(|door| door.https.ip() == **address),
+    };
+    if let Some(other) = addresses.iter().find(|address| !is_right(address)) {
         return Ok(Seen::NotWired(format!("{name} leads to {other}")));
     }
     anyhow::ensure!(

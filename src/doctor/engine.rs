@@ -96,14 +96,15 @@ impl Facts {
 impl Wanted {
     fn by(inputs: &Inputs, ours: &[Ours]) -> Self {
         let environment = &inputs.environment;
+        let node_image = environment.node_image.as_ref();
         let config = std::fs::read_to_string(&environment.config).unwrap_or_default();
         let runs = |ours: &&Ours| {
             ours.id == environment.id && ours.nodes.iter().any(|node| node.state == State::Running)
         };
         Self {
             name: environment.name.to_string(),
-            kubernetes: environment.node_image.tag().and_then(minor),
-            node_image: environment.node_image.to_string(),
+            kubernetes: node_image.and_then(|image| image.tag()).and_then(minor),
+            node_image: node_image.map_or_else(String::new, ToString::to_string),
             allows_cgroup_v1: config.contains("failCgroupV1: false"),
             ports: inputs
                 .cluster_config

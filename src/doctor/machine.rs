@@ -53,24 +53,28 @@ pub(super) fn look(world: &World<'_>) -> Vec<Finding> {
     let provider = world
         .inputs
         .map_or(Provider::Kind, |inputs| inputs.environment.provider);
-    let (tool, module) = match provider {
-        Provider::Kind => ("kind", "sigs.k8s.io/kind@v0.33.0"),
-        Provider::K3d => ("k3d", "github.com/k3d-io/k3d/v5@v5.8.3"),
+    let program = match provider {
+        Provider::Kind => Some(("kind", "sigs.k8s.io/kind@v0.33.0")),
+        Provider::K3d => Some(("k3d", "github.com/k3d-io/k3d/v5@v5.8.3")),
+        Provider::Existing => None,
     };
-    findings.push(match cluster::program_of(world.context, provider) {
-        Some(path) => Finding::fine(tool, path.display().to_string()),
-        None => Finding::blocks(
-            tool,
-            format!("{tool} is not on PATH; scripts/up builds it from its Go module"),
-        )
-        .remedy(format!("go install {module}")),
-    });
+    if let Some((tool, module)) = program {
+        findings.push(match cluster::program_of(world.context, provider) {
+            Some(path) => Finding::fine(tool, path.display().to_string()),
+            None => Finding::blocks(
+                tool,
+                format!("{tool} is not on PATH; scripts/up builds it from its Go module"),
+            )
+            .remedy(format!("go install {module}")),
+        });
+    }
     if let Some(inputs) = world.inputs {
         let folder = world.context.paths.store();
         let missing = Needed::by(inputs).and_then(|needed| {
+            let wanted = needed.in_store(inputs);
             Ok(match Store::look(&folder)? {
-                Some(store) => store::missing(&store, &needed.all())?.len(),
-                None => needed.all().len(),
+                Some(store) => store::missing(&store, &wanted)?.len(),
+                None => wanted.len(),
             })
         });
         let finding = match (missing, Disk::of(&folder)) {

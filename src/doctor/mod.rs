@@ -25,6 +25,7 @@ use crate::docker::{self, Docker};
 use crate::environment::{self, Selector};
 use crate::error::{Exit, Failure, explain};
 use crate::event::{Events, Step};
+use crate::existing;
 use crate::inputs::{self, Inputs};
 
 /// How long one probe may take; all of them run at the same time.
@@ -156,8 +157,17 @@ pub async fn doctor(
 
 /// Everything, what matters most first.
 async fn look(world: &World<'_>) -> Vec<Finding> {
+    let existing = world
+        .inputs
+        .filter(|inputs| inputs.environment.existing.is_some());
+    let of_nodes = async {
+        match existing {
+            Some(inputs) => of_existing(world, inputs).await,
+            None => within("docker", Severity::Blocks, of_docker(world)).await,
+        }
+    };
     let (docker, names, registries) = tokio::join!(
-        within("docker", Severity::Blocks, of_docker(world)),
+        of_nodes,
         within("names", Severity::Information, resolver::look(world)),
         within(
             "registries",
@@ -188,6 +198,14 @@ async fn within(
             _ => finding,
         }]
     })
+}
+
+/// All that a cluster can tell that is there already. Docker isn't needed for it.
+async fn of_existing(world: &World<'_>, inputs: &Inputs) -> Vec<Finding> {
+    match existing::examine(world.context, inputs).await {
+        Ok(saw) => vec![Finding::fine("cluster", saw)],
+        Err(error) => vec![Finding::of_error("cluster", &error)],
+    }
 }
 
 /// All that Docker can tell.

@@ -300,8 +300,8 @@ pub(super) async fn registries(world: &World<'_>) -> Vec<Finding> {
     }
     let missing = Needed::by(inputs).and_then(|needed| {
         Ok(match Store::look(&world.context.paths.store())? {
-            Some(store) => store::missing(&store, &needed.all())?,
-            None => needed.all(),
+            Some(store) => store::missing(&store, &needed.in_store(inputs))?,
+            None => needed.in_store(inputs),
         })
     });
     let missing = match missing {

@@ -15,6 +15,7 @@ use crate::environment::HostsFile;
 use crate::error::Failure;
 use crate::exec::{self, Cmd};
 use crate::inputs::Inputs;
+use crate::names::hosts::Leads;
 use crate::names::{self, HOSTS, Look, hosts, hosts_file, windows};
 
 /// An answer that takes longer is one that other resolvers were asked for first.
@@ -26,8 +27,7 @@ pub(super) async fn look(world: &World<'_>) -> Vec<Finding> {
         Some(inputs) => inputs.environment.domain.as_str(),
         None => "local",
     };
-    let wanted = world.inputs.map(names::wanted).unwrap_or_default();
-    let name = match wanted.first() {
+    let name = match world.inputs.and_then(|inputs| inputs.names.first()) {
         Some(name) => name.clone(),
         None => format!("devenv.{domain}"),
     };
@@ -46,8 +46,8 @@ pub(super) async fn look(world: &World<'_>) -> Vec<Finding> {
         file(|inputs| &inputs.environment.config),
     );
     findings.extend(servers_know(domain, &servers, &files));
-    if world.inputs.is_some() {
-        findings.extend(hosts_file(world, &wanted).await);
+    if let Some(inputs) = world.inputs {
+        findings.extend(hosts_file(world, &inputs.names).await);
     }
     findings
 }
@@ -244,7 +244,11 @@ async fn hosts_file(world: &World<'_>, wanted: &BTreeSet<String>) -> Vec<Finding
     if environment.hosts != HostsFile::Auto || wanted.is_empty() {
         return vec![Finding::fine(name, "left alone, as the environment has it")];
     }
-    let (block, _) = names::block(environment, wanted, false);
+    if environment.existing.is_some() {
+        let saw = "only the cluster knows where the names are to lead; devenv hosts show asks it";
+        return vec![Finding::information(name, saw)];
+    }
+    let (block, _) = names::block(environment, wanted, Leads::Here { ipv6: false });
     let look = match Look::at(&block) {
         Ok(look) => look,
         Err(error) => {

@@ -18,6 +18,7 @@ use super::Told;
 use crate::context::Context;
 use crate::docker::{self, Docker, Node, State};
 use crate::event::Step;
+use crate::existing;
 use crate::gitops::{argocd, explain};
 use crate::inputs::Inputs;
 use crate::kube::{get, label, list, text};
@@ -61,7 +62,7 @@ pub async fn collect(
         lacks.push("the cluster: a signal asked devenv to stop, so it was not asked".to_owned());
     } else {
         step.waiting("the cluster's secrets, to mask them");
-        match connect(inputs).await {
+        match connect(context, inputs).await {
             Ok(found) => world = Some(found),
             Err(error) => lacks.push(format!("the nodes and the cluster: {error:#}")),
         }
@@ -78,9 +79,15 @@ pub async fn collect(
         lacks,
     };
     folder.of_devenv(context, told);
-    if let Some((docker, nodes, _)) = &world {
-        step.waiting("the nodes' journals");
-        folder.of_nodes(docker, nodes).await;
+    match &world {
+        Some((Some((docker, nodes)), _)) => {
+            step.waiting("the nodes' journals");
+            folder.of_nodes(docker, nodes).await;
+        }
+        Some((None, _)) => folder
+            .lacks
+            .push("the nodes' journals: the nodes aren't devenv's".to_owned()),
+        None => {}
     }
     match (&client, &secrets) {
         (Some(client), Ok(_)) => {
@@ -109,7 +116,14 @@ fn forget_earlier(root: &Path) {
     }
 }
 
-async fn connect(inputs: &Inputs) -> anyhow::Result<(Docker, Vec<Node>, Option<Client>)> {
+/// The nodes, where they are devenv's, and the API server, where it answers.
+type World = (Option<(Docker, Vec<Node>)>, Option<Client>);
+
+async fn connect(context: &Context, inputs: &Inputs) -> anyhow::Result<World> {
+    if inputs.environment.existing.is_some() {
+        let client = within(existing::client(context, &inputs.environment)).await?;
+        return Ok((None, Some(client)));
+    }
     let docker = docker::connect().await?;
     let nodes = cluster::nodes(&docker, &inputs.environment).await?;
     let client = within(cluster::client_if_running(
@@ -119,7 +133,7 @@ async fn connect(inputs: &Inputs) -> anyhow::Result<(Docker, Vec<Node>, Option<C
     ))
     .await
     .unwrap_or_default();
-    Ok((docker, nodes, client))
+    Ok((Some((docker, nodes)), client))
 }
 
 async fn within<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
@@ -137,7 +151,8 @@ fn own_secrets(context: &Context, inputs: &Inputs) -> Vec<String> {
     let in_kubeconfig = kubeconfig.unwrap_or_default();
     let in_kubeconfig = in_kubeconfig.lines().filter_map(|line| {
         let (key, value) = line.trim().split_once(": ")?;
-        matches!(key, "client-key-data" | "token" | "password").then(|| value.to_owned())
+        matches!(key, "client-key-data" | "token" | "password")
+            .then(|| value.trim_matches('"').to_owned())
     });
     key.into_iter().chain(in_kubeconfig).collect()
 }

@@ -33,6 +33,22 @@ pub const MANIFEST_SHA256: &str =
 pub const IMAGE: &str = "quay.io/argoproj/argocd:v3.2.11";
 /// The image of its cache.
 pub const REDIS_IMAGE: &str = "public.ecr.aws/docker/library/redis:8.2.2-alpine";
+/// Both.
+pub const IMAGES: [&str; 2] = [IMAGE, REDIS_IMAGE];
+/// The definitions it brings.
+pub const DEFINITIONS: [&str; 3] = [
+    "applications.argoproj.io",
+    "applicationsets.argoproj.io",
+    "appprojects.argoproj.io",
+];
+/// Its ClusterRoles, and ClusterRoleBindings of the same names.
+pub const CLUSTER_ROLES: [&str; 3] = [
+    "argocd-application-controller",
+    "argocd-applicationset-controller",
+    "argocd-server",
+];
+/// The StatefulSet that syncs Applications, and deletes what they made.
+pub const CONTROLLER: &str = "argocd-application-controller";
 
 /// The parts that are left out, by their label `app.kubernetes.io/component`.
 const LEFT_OUT: [&str; 2] = ["dex-server", "notifications-controller"];
@@ -43,7 +59,7 @@ pub const WORKLOADS: [(&str, &str); 6] = [
     ("Deployment", "argocd-redis"),
     ("Deployment", "argocd-repo-server"),
     ("Deployment", "argocd-applicationset-controller"),
-    ("StatefulSet", "argocd-application-controller"),
+    ("StatefulSet", CONTROLLER),
     ("Deployment", "argocd-server"),
 ];
 
@@ -194,13 +210,17 @@ fn secrets() -> anyhow::Result<[Value; 2]> {
     ])
 }
 
+/// Its namespace.
+pub fn namespace() -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+}
+
 /// The namespace, the generated secrets and the definitions: what can be there before any image is; says what changed.
 pub async fn install_definitions(
     client: &Client,
+    namespace: Value,
     definitions: &[Value],
 ) -> anyhow::Result<Vec<String>> {
-    let namespace =
-        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
     let mut changed = apply(client, FIELD_MANAGER, &[namespace]).await?;
     for secret in secrets()? {
         if create_if_absent(client, &secret).await? {

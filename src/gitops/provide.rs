@@ -1,9 +1,10 @@
 //! What the platform needs and git can't hold: generated secrets, and the address of a LoadBalancer. And what saves minutes
 //! when it is there early: the definitions of custom resources.
 //!
-//! [`provide`] runs beside the wait for the Applications, looks twice a second what is missing, and gives it.
+//! [`provide`] goes on beside the wait for the Applications, looks twice a second what is missing, and gives it.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +18,9 @@ use tokio::time::sleep;
 use super::git::TreeFile;
 use crate::bundle::{Bundle, GeneratedSecret};
 use crate::context::Context;
-use crate::kube::{ARGOCD_FIELD_MANAGER, FIELD_MANAGER, apply, create_if_absent, get, list, text};
+use crate::kube::{
+    ARGOCD_FIELD_MANAGER, FIELD_MANAGER, answered, apply, create_if_absent, get, list, text,
+};
 use crate::names::tls::{self, Authority};
 use crate::yaml;
 
@@ -34,11 +37,40 @@ pub struct Provisions<'a> {
     pub address: Option<Ipv4Addr>,
 }
 
-/// Gives what is missing, until it is dropped. Whatever can't be given is told by what waits for it.
-pub async fn provide(
+/// Gives what is missing for as long as `work` goes on, and once more when it is done: nothing that waited for a secret may have
+/// come only after the last look. Whatever can't be given is told by what waits for it.
+pub async fn provide<T>(
     context: &Context,
     client: &Client,
     provisions: &Provisions<'_>,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let mut made = BTreeSet::new();
+    let done = tokio::select! {
+        done = work => done?,
+        Err(error) = again_and_again(context, client, provisions, &mut made) => return Err(error),
+    };
+    give(client, provisions, &mut made).await?;
+    Ok(done)
+}
+
+async fn again_and_again<'a>(
+    context: &Context,
+    client: &Client,
+    provisions: &Provisions<'a>,
+    made: &mut BTreeSet<(&'a str, &'a str)>,
+) -> anyhow::Result<Infallible> {
+    loop {
+        give(client, provisions, made).await?;
+        context.stop.or(sleep(Duration::from_millis(500))).await?;
+    }
+}
+
+/// Gives what is missing now; `made` are the secrets that needn't be looked at again, by bundle and name.
+async fn give<'a>(
+    client: &Client,
+    provisions: &Provisions<'a>,
+    made: &mut BTreeSet<(&'a str, &'a str)>,
 ) -> anyhow::Result<()> {
     let Provisions {
         bundles,
@@ -46,27 +78,25 @@ pub async fn provide(
         names,
         address,
     } = *provisions;
-    let mut made = BTreeSet::new();
-    loop {
-        for bundle in bundles {
-            for secret in &bundle.secrets {
-                if !made.contains(&(&bundle.name, &secret.name))
-                    && make_secret(client, bundle, secret).await?
-                {
-                    made.insert((&bundle.name, &secret.name));
-                }
+    for bundle in bundles {
+        for secret in &bundle.secrets {
+            let key = (bundle.name.as_str(), secret.name.as_str());
+            if !made.contains(&key) && make_secret(client, bundle, secret).await? {
+                made.insert(key);
             }
-            if let Some(certificate) = &bundle.certificate
-                && !made.contains(&(&bundle.name, certificate))
+        }
+        if let Some(certificate) = &bundle.certificate {
+            let key = (bundle.name.as_str(), certificate.as_str());
+            if !made.contains(&key)
                 && make_certificate(client, bundle, certificate, authority, names).await?
             {
-                made.insert((&bundle.name, certificate));
+                made.insert(key);
             }
         }
-        if let Some(address) = address {
-            give_addresses(client, address).await?;
-        }
-        context.stop.or(sleep(Duration::from_millis(500))).await?;
+    }
+    match address {
+        Some(address) => give_addresses(client, address).await,
+        None => Ok(()),
     }
 }
 
@@ -130,8 +160,7 @@ pub fn random_text() -> anyhow::Result<String> {
 /// the host's ports lead; and Argo CD calls such a Service healthy only when it has an address.
 async fn give_addresses(client: &Client, address: Ipv4Addr) -> anyhow::Result<()> {
     let services: Api<Service> = Api::all(client.clone());
-    let found = services
-        .list(&ListParams::default())
+    let found = answered(async || services.list(&ListParams::default()).await)
         .await
         .context("list services")?;
     for service in found {
@@ -145,8 +174,8 @@ async fn give_addresses(client: &Client, address: Ipv4Addr) -> anyhow::Result<()
         );
         let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": address.to_string(), "ipMode": "VIP"}]}}});
         let services: Api<Service> = Api::namespaced(client.clone(), namespace);
-        services
-            .patch_status(name, &PatchParams::default(), &Patch::Merge(&status))
+        let (parameters, patch) = (PatchParams::default(), Patch::Merge(&status));
+        answered(async || services.patch_status(name, &parameters, &patch).await)
             .await
             .with_context(|| format!("give Service {namespace}/{name} its address"))?;
     }

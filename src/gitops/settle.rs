@@ -33,6 +33,8 @@ const NUDGE: Duration = Duration::from_secs(2);
 const STILL: Duration = Duration::from_secs(30);
 /// How long an image must have been missing, with all images loaded.
 const IMAGE_MISSING: Duration = Duration::from_secs(8);
+/// The same where nodes pull: a registry may be slow to answer, or refuse for a moment those who ask too often.
+const IMAGE_NOT_PULLED: Duration = Duration::from_secs(60);
 /// How long a rendering must have failed: the repo-server may only just have started.
 const NOT_RENDERED: Duration = Duration::from_secs(12);
 
@@ -50,6 +52,8 @@ pub struct Goal {
     pub revision: String,
     /// The overlay's name.
     pub overlay: String,
+    /// Whether nodes pull images, and don't have them from us.
+    pub images_are_pulled: bool,
 }
 
 /// The images that have arrived in all nodes so far, by name; `None` once all have.
@@ -156,7 +160,12 @@ pub async fn settle(
                 look_at_conditions(client, &mut state, goal).await;
                 start_again(client, &mut state, goal).await?;
                 look_for_trouble(client, &mut state, goal).await;
-                if let Some((name, reason)) = hopeless(&state, all_here, Instant::now()) {
+                let missing_for = match (all_here, goal.images_are_pulled) {
+                    (false, _) => None,
+                    (true, false) => Some(IMAGE_MISSING),
+                    (true, true) => Some(IMAGE_NOT_PULLED),
+                };
+                if let Some((name, reason)) = hopeless(&state, missing_for, Instant::now()) {
                     return Err(give_up(context, client, goal, &state, &name, reason).await);
                 }
                 if started.elapsed() >= context.timeout {
@@ -479,8 +488,13 @@ fn same(before: &Seen, now: &Seen) -> bool {
     }
 }
 
-/// The first Application that can't heal, and why. Degraded alone is no reason: operators restart in place.
-fn hopeless(state: &State, all_images_here: bool, now: Instant) -> Option<(String, String)> {
+/// The first Application that can't heal, and why. Degraded alone is no reason: operators restart in place. Nor is an image that
+/// is missing, unless it is for longer than `missing_for`.
+fn hopeless(
+    state: &State,
+    missing_for: Option<Duration>,
+    now: Instant,
+) -> Option<(String, String)> {
     let given_up = state.apps.iter().find(|(name, app)| {
         state.started_again.contains(*name)
             && matches!(app.operation.as_str(), "Failed" | "Error")
@@ -512,7 +526,7 @@ fn hopeless(state: &State, all_images_here: bool, now: Instant) -> Option<(Strin
                     )
                 }
                 Seen::Container(trouble @ Trouble::Image { .. })
-                    if all_images_here && lasted >= IMAGE_MISSING =>
+                    if missing_for.is_some_and(|enough| lasted >= enough) =>
                 {
                     trouble.to_string()
                 }
@@ -537,6 +551,7 @@ async fn give_up(
     name: &str,
     reason: String,
 ) -> anyhow::Error {
+    let trouble = state.troubles.get(name).map(|since| since.trouble.clone());
     let mut reason = reason;
     if let Some(Since {
         trouble: Seen::Container(_),
@@ -570,7 +585,13 @@ async fn give_up(
     Failure::CannotHeal {
         what: format!("application {name}"),
         reason,
-        hint: format!("mend {folder}, then: devenv sync"),
+        hint: match (&trouble, goal.images_are_pulled) {
+            (Some(Seen::Container(Trouble::Image { .. })), true) => {
+                "see that the nodes reach the registry and that it has the image (`devenv images push` fills a private one), then: devenv up"
+                    .to_owned()
+            }
+            _ => format!("mend {folder}, then: devenv sync"),
+        },
     }
     .into()
 }

@@ -69,7 +69,6 @@ fn pass_through_overlays(inputs: &Inputs) -> Vec<TreeFile> {
 
 /// The component with the images of this environment, and with its port.
 fn component(inputs: &Inputs, text: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let environment = &inputs.environment;
     let mut component = single(COMPONENT, text)?;
     let images = component
         .as_object_mut()
@@ -78,15 +77,10 @@ fn component(inputs: &Inputs, text: &[u8]) -> anyhow::Result<Vec<u8>> {
     if !list.is_array() {
         *list = json!([]);
     }
-    let entries = environment.image_names.iter().map(|(upstream, here)| {
+    let entries = inputs.image_names.iter().map(|(upstream, here)| {
         // kustomize compares with the name as it stands in a manifest, without its tag.
-        let name = upstream.to_string();
-        let name = name
-            .rsplit_once(':')
-            .map_or(name.as_str(), |(name, _)| name)
-            .to_owned();
         json!({
-            "name": name,
+            "name": format!("{}/{}", upstream.registry(), upstream.repository()),
             "newName": format!("{}/{}", here.registry(), here.repository()),
             "newTag": here.tag().unwrap_or_default(),
         })

@@ -1,9 +1,10 @@
 //! The part that runs as root: `sudo -- devenv __hosts`, one request on stdin, one line of JSON on stdout.
 //!
 //! Whoever may run it by sudo could put anything on its stdin, so it believes nothing: it reads no config and no variable,
-//! writes no file but the hosts file, and no line but ones that lead a name below one of a few domains to this machine itself.
-//! The domains are those that nobody can own, and the ones that root lists in [`DOMAINS`]. That way neither a mistake nor another
-//! program can use it to send `github.com` elsewhere. sudo writes each call to the system's log.
+//! writes no file but the hosts file, and no line but ones that lead a name below one of a few domains to this machine itself or
+//! to the one address of a load balancer ([`Balancer`] says which addresses can be that: never link-local, multicast or reserved
+//! ones). The domains are those that nobody can own, and the ones that root lists in [`DOMAINS`]. That way neither a mistake nor
+//! another program can use it to send `github.com` elsewhere. sudo writes each call to the system's log.
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
@@ -13,7 +14,9 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use super::hosts::{self, Block, HostName, Id, Owner};
+#[cfg(doc)]
+use super::hosts::Balancer;
+use super::hosts::{self, Block, HostName, Id, Leads, Owner};
 use super::hosts_file::{self, Written};
 use super::{HOSTS, flush_caches};
 use crate::environment::Domain;
@@ -60,6 +63,9 @@ pub struct Request {
     /// Whether they lead to `::1` too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ipv6: bool,
+    /// The load balancer that they lead to instead of to this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balancer: Option<String>,
 }
 
 /// What can be asked of the helper.
@@ -82,12 +88,17 @@ struct Answer {
 impl Request {
     /// To put this block in.
     pub fn apply(block: &Block) -> Self {
+        let (ipv6, balancer) = match block.leads {
+            Leads::Here { ipv6 } => (ipv6, None),
+            Leads::To(balancer) => (false, Some(balancer.address().to_string())),
+        };
         Self {
             action: Action::Apply,
             environment: block.owner.name.to_string(),
             id: block.owner.id.as_str().to_owned(),
             names: block.names.iter().map(ToString::to_string).collect(),
-            ipv6: block.ipv6,
+            ipv6,
+            balancer,
         }
     }
 
@@ -99,6 +110,7 @@ impl Request {
             id: owner.id.as_str().to_owned(),
             names: Vec::new(),
             ipv6: false,
+            balancer: None,
         }
     }
 }
@@ -200,10 +212,17 @@ fn check(text: &[u8], allowed: &[Domain]) -> Result<Change, String> {
         .iter()
         .map(|name| name.parse::<HostName>())
         .collect::<Result<BTreeSet<_>, _>>()?;
+    let leads = match (request.balancer, request.ipv6) {
+        (None, ipv6) => Leads::Here { ipv6 },
+        (Some(balancer), false) => Leads::To(balancer.parse()?),
+        (Some(_), true) => {
+            return Err("names can't lead to `::1` and to a load balancer".to_owned());
+        }
+    };
     let block = Block {
         owner,
         names,
-        ipv6: request.ipv6,
+        leads,
     };
     if block.names.is_empty() {
         return Err("no names are asked for".to_owned());
@@ -290,9 +309,18 @@ mod tests {
                 id: "0123456789ab".parse().unwrap(),
             },
             names: ["a.test".parse().unwrap()].into(),
-            ipv6: true,
+            leads: Leads::Here { ipv6: true },
         };
-        for change in [Change::Insert(block.clone()), Change::Remove(block.owner)] {
+        let balanced = Block {
+            leads: Leads::To("10.0.0.9".parse().unwrap()),
+            ..block.clone()
+        };
+        let changes = [
+            Change::Insert(block.clone()),
+            Change::Insert(balanced),
+            Change::Remove(block.owner),
+        ];
+        for change in changes {
             let text = serde_json::to_vec(&change.request()).unwrap();
             assert_eq!(check(&text, &[]), Ok(change));
         }
@@ -355,6 +383,18 @@ mod tests {
             (
                 r#"{"action":"apply","environment":"dev","id":"0123456789ab","names":["a.local"],"path":"/etc/passwd"}"#,
                 "unknown field `path`",
+            ),
+            (
+                r#"{"action":"apply","environment":"dev","id":"0123456789ab","names":["a.local"],"balancer":"169.254.169.254"}"#,
+                "no address of a load balancer",
+            ),
+            (
+                r#"{"action":"apply","environment":"dev","id":"0123456789ab","names":["a.local"],"balancer":"10.0.0.9\n1.2.3.4"}"#,
+                "no IPv4 address",
+            ),
+            (
+                r#"{"action":"apply","environment":"dev","id":"0123456789ab","names":["a.local"],"balancer":"10.0.0.9","ipv6":true}"#,
+                "can't lead to",
             ),
             (
                 r#"{"action":"shell","environment":"dev","id":"0123456789ab"}"#,

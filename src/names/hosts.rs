@@ -7,6 +7,9 @@
 //! # END devenv dev 0123456789ab
 //! ```
 //!
+//! Where the platform is behind a load balancer of its cluster's, the first marker ends in `to=` and that address, and the
+//! lines lead there instead.
+//!
 //! `nl` says whether the newline before the block came with it, because the file's last line had none: 0 if not, else that
 //! newline's number. A block that is put right behind one whose newline was added carries the same number: the newline goes
 //! with the last of them.
@@ -25,7 +28,7 @@ use std::ops::Range;
 
 use crate::environment::EnvironmentName;
 
-/// What every name leads to; nothing else can be written.
+/// What names lead to on this machine. Besides these, only a [`Balancer`] can be written.
 const LOOPBACK: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::LOCALHOST),
     IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -33,6 +36,8 @@ const LOOPBACK: [IpAddr; 2] = [
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const BEGIN: &str = "# BEGIN devenv ";
 const END: &str = "# END devenv ";
+/// What is before the address in the first marker of a block that leads elsewhere.
+const TO: &str = "to=";
 
 /// Whose block it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,8 +64,76 @@ pub struct Block {
     pub owner: Owner,
     /// Every name, each with lines of its own.
     pub names: BTreeSet<HostName>,
-    /// Whether each name leads to `::1` as well as to `127.0.0.1`.
-    pub ipv6: bool,
+    /// Where each name leads.
+    pub leads: Leads,
+}
+
+/// Where names lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leads {
+    /// To this machine.
+    Here {
+        /// To `::1` as well as to `127.0.0.1`.
+        ipv6: bool,
+    },
+    /// To a load balancer of a cluster that is elsewhere.
+    To(Balancer),
+}
+
+/// An address that a load balancer can have: that of one host in IPv4, in a private network or a public one. Not this machine,
+/// nobody (0.0.0.0/8), many (multicast, broadcast, what is reserved), nor link-local: 169.254.169.254 is where clouds tell
+/// their machines secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Balancer(Ipv4Addr);
+
+impl TryFrom<Ipv4Addr> for Balancer {
+    type Error = String;
+
+    fn try_from(address: Ipv4Addr) -> Result<Self, String> {
+        let first = address.octets()[0];
+        let is_one_host = (1..=223).contains(&first);
+        if is_one_host && !address.is_loopback() && !address.is_link_local() {
+            return Ok(Self(address));
+        }
+        Err(format!(
+            "{address} is no address of a load balancer, expected that of one host in a private or a public network"
+        ))
+    }
+}
+
+impl std::str::FromStr for Balancer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<Ipv4Addr>()
+            .map_err(|_| format!("{text:?} is no IPv4 address"))?
+            .try_into()
+    }
+}
+
+impl Balancer {
+    /// The address.
+    pub fn address(self) -> Ipv4Addr {
+        self.0
+    }
+}
+
+impl Leads {
+    /// The addresses, each of which gets a line.
+    fn addresses(self) -> Vec<IpAddr> {
+        match self {
+            Self::Here { ipv6 } => LOOPBACK[..1 + usize::from(ipv6)].to_vec(),
+            Self::To(Balancer(address)) => vec![address.into()],
+        }
+    }
+
+    /// Whether a line of somebody else's that leads there is as good.
+    fn is_as_good(self, address: IpAddr) -> bool {
+        match self {
+            Self::Here { .. } => LOOPBACK.contains(&address),
+            Self::To(Balancer(balancer)) => address == balancer,
+        }
+    }
 }
 
 /// What a file holds of a block that is wanted.
@@ -182,10 +255,11 @@ impl fmt::Display for Conflict {
 impl Block {
     /// The lines between the markers, as they stand in the file; also what a person adds by hand.
     pub fn lines(&self) -> String {
+        let addresses = self.leads.addresses();
         self.names
             .iter()
             .flat_map(|name| {
-                addresses(self.ipv6)
+                addresses
                     .iter()
                     .map(move |address| format!("{address} {name}\n"))
             })
@@ -203,15 +277,15 @@ impl Block {
 
     fn text(&self, number: u32) -> String {
         let Self { owner, .. } = self;
+        let to = match self.leads {
+            Leads::Here { .. } => String::new(),
+            Leads::To(Balancer(address)) => format!(" {TO}{address}"),
+        };
         format!(
-            "{BEGIN}{owner} v1 nl={number}\n{}{END}{owner}\n",
+            "{BEGIN}{owner} v1 nl={number}{to}\n{}{END}{owner}\n",
             self.lines()
         )
     }
-}
-
-fn addresses(ipv6: bool) -> &'static [IpAddr] {
-    &LOOPBACK[..1 + usize::from(ipv6)]
 }
 
 /// What the file holds of this block, and what stands in its way.
@@ -232,7 +306,7 @@ pub fn look(file: &[u8], block: &Block) -> Found {
             let Some(name) = block.names.iter().find(is_it) else {
                 continue;
             };
-            if LOOPBACK.contains(&address) {
+            if block.leads.is_as_good(address) {
                 given.insert((name, address));
             } else {
                 conflicts.push(Conflict {
@@ -244,9 +318,8 @@ pub fn look(file: &[u8], block: &Block) -> Found {
         }
     }
     let is_given = |name| {
-        addresses(block.ipv6)
-            .iter()
-            .all(|address| given.contains(&(name, *address)))
+        let mut addresses = block.leads.addresses().into_iter();
+        addresses.all(|address| given.contains(&(name, address)))
     };
     Found {
         given: conflicts.is_empty() && block.names.iter().all(is_given),
@@ -348,6 +421,7 @@ struct Place {
 /// The owner's block. There may be one at most, it must be whole, and every line in it one that devenv writes.
 fn find(file: &[u8], owner: &Id) -> Result<Option<Place>, Torn> {
     let mut open: Option<(usize, u32, usize)> = None;
+    let mut to = None;
     let mut found = None;
     for (index, line) in lines(file).enumerate() {
         let torn = |what: String| Torn {
@@ -355,7 +429,12 @@ fn find(file: &[u8], owner: &Id) -> Result<Option<Place>, Torn> {
             what,
         };
         match Line::of(&file[line.clone()]) {
-            Line::Begin { id, number } if id == owner.0 => {
+            Line::Begin {
+                id,
+                number,
+                to: leads,
+            } if id == owner.0 => {
+                to = leads;
                 if let Some((_, _, begun)) = open {
                     return Err(torn(format!(
                         "the block begins once more, without having ended since line {begun}"
@@ -380,7 +459,7 @@ fn find(file: &[u8], owner: &Id) -> Result<Option<Place>, Torn> {
                     "the block's marker isn't one of this version of devenv".to_owned(),
                 ));
             }
-            Line::Entry => {}
+            Line::Entry(address) if open.is_none() || is_entry_of(to, address) => {}
             _ if open.is_some() => {
                 return Err(torn(
                     "in the block is a line that isn't devenv's".to_owned(),
@@ -404,9 +483,11 @@ fn blocks(file: &[u8]) -> Vec<Place> {
     let mut open = None;
     for line in lines(file) {
         match (Line::of(&file[line.clone()]), open.take()) {
-            (Line::Begin { id, number }, _) => open = Some((id, line.start, number)),
-            (Line::Entry, still) => open = still,
-            (Line::End { id }, Some((begun, start, number))) if id == begun => {
+            (Line::Begin { id, number, to }, _) => open = Some((id, line.start, number, to)),
+            (Line::Entry(address), still) => {
+                open = still.filter(|(.., to)| is_entry_of(*to, address));
+            }
+            (Line::End { id }, Some((begun, start, number, _))) if id == begun => {
                 blocks.push(Place {
                     bytes: start..line.end,
                     number,
@@ -418,19 +499,29 @@ fn blocks(file: &[u8]) -> Vec<Place> {
     blocks
 }
 
+/// Whether a line with this address can be one of a block whose marker says that it leads there.
+fn is_entry_of(to: Option<Balancer>, address: IpAddr) -> bool {
+    match to {
+        None => LOOPBACK.contains(&address),
+        Some(Balancer(balancer)) => address == balancer,
+    }
+}
+
 /// What a line is to a block.
 enum Line<'a> {
     Begin {
         id: &'a str,
         number: u32,
+        /// Where it leads, if not here.
+        to: Option<Balancer>,
     },
     End {
         id: &'a str,
     },
     /// Begins as a marker does, and goes on otherwise.
     Strange(&'a str),
-    /// One that devenv writes between its markers.
-    Entry,
+    /// One that devenv could write between its markers.
+    Entry(IpAddr),
     Other,
 }
 
@@ -445,10 +536,11 @@ impl<'a> Line<'a> {
         };
         if let Some(rest) = marker(BEGIN) {
             let words: Vec<&str> = rest.split(' ').collect();
-            if let [_, id, "v1", number] = words[..]
+            if let [_, id, "v1", number, rest @ ..] = &words[..]
                 && let Some(number) = number.strip_prefix("nl=").and_then(canonical)
+                && let Some(to) = destination(rest)
             {
-                return Self::Begin { id, number };
+                return Self::Begin { id, number, to };
             }
             return Self::Strange(rest);
         }
@@ -460,14 +552,28 @@ impl<'a> Line<'a> {
         }
         let is_entry = |text: &str| {
             let (address, name) = text.split_once(' ')?;
-            let name: HostName = name.parse().ok()?;
-            let known = LOOPBACK.iter().any(|ours| ours.to_string() == address);
-            known.then_some(name)
+            name.parse::<HostName>().ok()?;
+            let parsed = address.parse::<IpAddr>().ok()?;
+            let known = LOOPBACK.contains(&parsed) || address.parse::<Balancer>().is_ok();
+            (known && parsed.to_string() == address).then_some(parsed)
         };
         match std::str::from_utf8(line).ok().and_then(is_entry) {
-            Some(_) => Self::Entry,
+            Some(address) => Self::Entry(address),
             None => Self::Other,
         }
+    }
+}
+
+/// Where a block leads, from what is behind the number in its first marker; `None` where that isn't devenv's.
+fn destination(rest: &[&str]) -> Option<Option<Balancer>> {
+    match rest {
+        [] => Some(None),
+        [one] => {
+            let text = one.strip_prefix(TO)?;
+            let balancer: Balancer = text.parse().ok()?;
+            (balancer.0.to_string() == text).then_some(Some(balancer))
+        }
+        _ => None,
     }
 }
 
@@ -566,11 +672,87 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_block_can_lead_to_a_load_balancer_and_only_there() {
+        let balancer = |text: &str| text.parse::<Balancer>();
+        let at = |address: &str| Block {
+            leads: Leads::To(balancer(address).unwrap()),
+            ..dev()
+        };
+        let file = insert(b"127.0.0.1 localhost\n", &at("10.0.0.9")).unwrap();
+        insta::assert_snapshot!(String::from_utf8_lossy(&file), @r"
+        127.0.0.1 localhost
+        # BEGIN devenv dev 0123456789ab v1 nl=0 to=10.0.0.9
+        10.0.0.9 argocd.local
+        10.0.0.9 keycloak.local
+        # END devenv dev 0123456789ab
+        ");
+        assert_eq!(look(&file, &at("10.0.0.9")).state, State::Same);
+        assert_eq!(look(&file, &at("10.0.0.8")).state, State::Differs);
+        assert_eq!(look(&file, &dev()).state, State::Differs);
+        // Back and forth, and out again.
+        let here = insert(&file, &dev()).unwrap();
+        assert_eq!(insert(&here, &at("10.0.0.9")).unwrap(), file);
+        assert_eq!(
+            remove(&file, &dev().owner.id).unwrap(),
+            b"127.0.0.1 localhost\n"
+        );
+        // A line that was changed by hand leads elsewhere than its block says, so it is nobody's to overwrite.
+        let text = String::from_utf8(file).unwrap();
+        for changed in [
+            text.replace("10.0.0.9 argocd", "10.0.0.8 argocd"),
+            text.replace("10.0.0.9 argocd", "127.0.0.1 argocd"),
+            text.replace("to=10.0.0.9", "to=127.0.0.1"),
+        ] {
+            let found = look(changed.as_bytes(), &at("10.0.0.9"));
+            assert!(matches!(found.state, State::Torn(_)), "{changed}");
+            assert!(owners(changed.as_bytes()).is_empty());
+        }
+        // Another line that leads there is as good, and one that leads to this machine isn't.
+        let all = |address: &str| format!("{address} argocd.local keycloak.local\n");
+        assert!(look(all("10.0.0.9").as_bytes(), &at("10.0.0.9")).given);
+        assert_eq!(
+            look(all("127.0.0.1").as_bytes(), &at("10.0.0.9"))
+                .conflicts
+                .len(),
+            2
+        );
+
+        for good in [
+            "10.0.0.9",
+            "172.18.0.2",
+            "192.168.1.1",
+            "100.64.0.1",
+            "203.0.113.7",
+            "8.8.8.8",
+        ] {
+            assert!(balancer(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "127.1.2.3",
+            "169.254.169.254",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "fd00::1",
+            "10.0.0",
+            "010.0.0.1",
+            "a.test",
+            "",
+        ] {
+            assert!(balancer(bad).is_err(), "{bad}");
+        }
+    }
+
     fn block_of(owner: Owner, names: &[&str], ipv6: bool) -> Block {
         Block {
             owner,
             names: names.iter().map(|name| name.parse().unwrap()).collect(),
-            ipv6,
+            leads: Leads::Here { ipv6 },
         }
     }
 

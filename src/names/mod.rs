@@ -2,13 +2,13 @@
 //!
 //! Each environment has one marked block in `/etc/hosts` ([`hosts`] knows what it looks like, [`hosts_file`] writes it without
 //! losing anything of anybody's). The lines lead to loopback only, so they are the same at every `up`, and a second one has
-//! nothing to ask for. What somebody else's line says about a name is reported and never overwritten.
+//! nothing to ask for. (With a cluster that is there already they lead to its load balancer.) What somebody else's line says about a name is reported and never overwritten.
 //!
 //! Who may write the file is asked nothing: root above all. Others are shown what would change and the command that changes it,
 //! which is then run: `sudo` with devenv's own [`helper`], which trusts nobody. That needs a terminal and a person at it; in CI
 //! `sudo -n` is tried, which never asks. Where it isn't to be, the lines are there to be added by hand, and all else is done.
 //!
-//! [`wanted`] finds the names in the bundles. What makes a name work besides is its certificate ([`tls`]). Not in here: whether
+//! [`virtual_services`] tells the names that the bundles serve. What makes a name work besides is its certificate ([`tls`]). Not in here: whether
 //! the names answer ([`crate::checks`]), and the names inside of the cluster ([`crate::cluster::dns`]).
 
 pub mod helper;
@@ -16,10 +16,8 @@ pub mod hosts;
 pub mod hosts_file;
 pub mod loopback;
 pub mod tls;
-mod virtual_services;
+pub mod virtual_services;
 pub mod windows;
-
-pub use self::virtual_services::wanted;
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _};
@@ -34,7 +32,7 @@ use crate::event::{Events, Step};
 use crate::exec::{self, Cmd};
 use crate::stop::Stop;
 use helper::Change;
-use hosts::{Block, HostName, Owner, State};
+use hosts::{Block, HostName, Leads, Owner, State};
 
 /// The file that every program on this machine looks names up in first.
 pub const HOSTS: &str = "/etc/hosts";
@@ -111,19 +109,19 @@ impl Unwired {
     }
 }
 
-/// Sees to it that the names lead to this machine. Fails only when a signal asks to stop: whatever stands in the way is said in
+/// Sees to it that the names lead there. Fails only when a signal asks to stop: whatever stands in the way is said in
 /// the result, because all else of an environment works without it.
 pub async fn wire(
     context: &Context,
     environment: &Environment,
     names: &BTreeSet<String>,
-    ipv6: bool,
+    leads: Leads,
     step: &Step,
 ) -> anyhow::Result<Wired> {
     if environment.hosts == HostsFile::Off {
         return Ok(Wired::Off);
     }
-    let (wanted, unusable) = block(environment, names, ipv6);
+    let (wanted, unusable) = block(environment, names, leads);
     let not_wired = |Obstacle { reason, command }, names: BTreeSet<HostName>| {
         let lacking = Block {
             names,
@@ -220,7 +218,7 @@ pub async fn ipv6(environment: &Environment) -> bool {
 pub fn block(
     environment: &Environment,
     names: &BTreeSet<String>,
-    ipv6: bool,
+    leads: Leads,
 ) -> (Block, Vec<String>) {
     let mut unusable = Vec::new();
     let mut usable = BTreeSet::new();
@@ -233,7 +231,7 @@ pub fn block(
     let block = Block {
         owner: owner(environment),
         names: usable,
-        ipv6,
+        leads,
     };
     (block, unusable)
 }
@@ -398,7 +396,8 @@ fn may_ask(has_sudo: bool, has_terminal: bool, is_ci: bool) -> May {
     }
 }
 
-fn is_ci() -> bool {
+/// Whether this is a CI system, with nobody to ask.
+pub(crate) fn is_ci() -> bool {
     std::env::var_os("CI")
         .is_some_and(|value| !value.is_empty() && value != "0" && value != "false")
 }
@@ -510,7 +509,7 @@ mod tests {
             names: ["a.local", "b.local"]
                 .map(|name| name.parse().unwrap())
                 .into(),
-            ipv6: false,
+            leads: Leads::Here { ipv6: false },
         };
         let check = |file: &[u8]| {
             let Look {

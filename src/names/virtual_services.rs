@@ -1,30 +1,13 @@
 //! Which names the platform has: the hosts of the bundles' VirtualServices.
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
 use crate::environment::Domain;
-use crate::inputs::{self, Inputs};
 use crate::kube::text;
-use crate::kustomize;
-
-/// The names below the environment's domain that its bundles serve.
-pub fn wanted(inputs: &Inputs) -> BTreeSet<String> {
-    inputs
-        .bundles
-        .iter()
-        .flat_map(|bundle| {
-            let overlay = bundle.folder.join(bundle.overlay());
-            kustomize::walk(&overlay, &inputs::placed(bundle)).objects
-        })
-        .flat_map(|object| hosts(&object, &inputs.environment.domain))
-        .collect()
-}
 
 /// The hosts of a VirtualService that are below the domain. In one that takes the environment's domain, the first host is
 /// written with a domain of its own, which the environment's stands for (`bundles/environment/domain.yaml`).
-fn hosts(object: &Value, domain: &Domain) -> Vec<String> {
+pub fn hosts(object: &Value, domain: &Domain) -> Vec<String> {
     if text(object, "/kind") != "VirtualService" {
         return Vec::new();
     }

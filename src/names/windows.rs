@@ -1,9 +1,10 @@
 //! Linux inside of Windows: the browser is Windows' own, and reads Windows' own hosts file. devenv reads that one too, and says
 //! in one line what is missing; it writes nothing there, which would take an administrator's consent on the other side.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
-use super::hosts::{self, Block};
+use super::hosts::{self, Block, Leads};
 
 /// How Windows' file is seen from Linux.
 const WINDOWS_HOSTS: &str = "/mnt/c/Windows/System32/drivers/etc/hosts";
@@ -20,9 +21,9 @@ pub fn notice(wanted: &Block) -> Option<String> {
 }
 
 fn line(wanted: &Block, theirs: &[u8], config: &str) -> Option<String> {
-    // Windows' browsers need no lines for `::1`.
+    let (leads, address) = in_windows(wanted);
     let mut missing = Block {
-        ipv6: false,
+        leads,
         ..wanted.clone()
     };
     missing.names.retain(|name| !is_given(theirs, wanted, name));
@@ -44,15 +45,23 @@ fn line(wanted: &Block, theirs: &[u8], config: &str) -> Option<String> {
     };
     Some(format!(
         "Windows' browsers read Windows' own hosts file; in a PowerShell run as administrator: \
-         Add-Content $env:SystemRoot\\System32\\drivers\\etc\\hosts \"`n127.0.0.1 {}\"{kept}",
+         Add-Content $env:SystemRoot\\System32\\drivers\\etc\\hosts \"`n{address} {}\"{kept}",
         names.join(" ")
     ))
+}
+
+/// Windows' browsers need no lines for `::1`.
+fn in_windows(wanted: &Block) -> (Leads, Ipv4Addr) {
+    match wanted.leads {
+        Leads::Here { .. } => (Leads::Here { ipv6: false }, Ipv4Addr::LOCALHOST),
+        to @ Leads::To(balancer) => (to, balancer.address()),
+    }
 }
 
 fn is_given(theirs: &[u8], wanted: &Block, name: &hosts::HostName) -> bool {
     let alone = Block {
         names: [name.clone()].into(),
-        ipv6: false,
+        leads: in_windows(wanted).0,
         ..wanted.clone()
     };
     hosts::look(theirs, &alone).given
@@ -73,7 +82,7 @@ mod tests {
             names: ["argocd.local", "keycloak.local"]
                 .map(|name| name.parse().unwrap())
                 .into(),
-            ipv6: true,
+            leads: Leads::Here { ipv6: true },
         };
         let kept = "[network]\r\ngenerateHosts = false\r\n";
         assert_eq!(

@@ -306,6 +306,23 @@ pub fn timeline(events: &[Timed]) -> String {
     json::timeline(events)
 }
 
+/// Asks the person at the terminal, which must have been lent; anything but a yes is a no.
+pub async fn ask(question: &str) -> anyhow::Result<bool> {
+    let mut stderr = io::stderr().lock();
+    let asked = write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush());
+    drop(stderr);
+    asked.context("ask at the terminal")?;
+    let answer = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).map(|_| line)
+    });
+    let line = answer
+        .await
+        .context("read the answer")?
+        .context("read the answer")?;
+    Ok(matches!(line.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
 /// A terminal on which one text is drawn over the one before.
 #[derive(Debug)]
 pub struct Screen(());

@@ -175,10 +175,6 @@ impl Store {
             let path = folder.join(part);
             fs::create_dir_all(&path).map_err(|error| write_failure(&path, 0, error))?;
         }
-        let layout = folder.join("oci-layout");
-        if !layout.exists() {
-            write_atomically(folder, &layout, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        }
         let in_use = open_lock(&folder.join("in-use"))?;
         // Nobody else has the store open: what is half-written belongs to nobody.
         if in_use.try_lock().is_ok() {
@@ -188,6 +184,11 @@ impl Store {
         in_use
             .lock_shared()
             .with_context(|| format!("can't lock the store {}", folder.display()))?;
+        // Only now: whoever opens the store first takes what is half-written for nobody's.
+        let layout = folder.join("oci-layout");
+        if !layout.exists() {
+            write_atomically(folder, &layout, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        }
         Ok(Self {
             folder: folder.to_owned(),
             _in_use: Arc::new(in_use),

@@ -7,6 +7,7 @@ pub mod archive;
 pub mod import;
 pub mod layout;
 pub mod packages;
+pub mod push;
 pub mod reference;
 pub mod registry;
 #[cfg(test)]

@@ -697,7 +697,7 @@ fn trouble(error: OciDistributionError, name: &ImageReference, login: &RegistryA
 }
 
 /// The HTTP status behind an error; 0 for an answer that makes no sense, nothing where no answer came or a wrong digest.
-fn status(error: &OciDistributionError) -> Option<u16> {
+pub(super) fn status(error: &OciDistributionError) -> Option<u16> {
     match error {
         OciDistributionError::UnauthorizedError { .. }
         | OciDistributionError::AuthenticationFailure(_) => Some(401),
@@ -735,7 +735,7 @@ fn passing(host: &str, what: &str, why: &str) -> Trouble {
 }
 
 /// An error with its causes in one line; the HTTP client's own text leaves out the cause.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -752,7 +752,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn reference(name: &ImageReference, digest: Option<&Digest>) -> Reference {
+pub(super) fn reference(name: &ImageReference, digest: Option<&Digest>) -> Reference {
     let (registry, repository) = (name.registry().to_owned(), name.repository().to_owned());
     match (digest.or(name.digest()), name.tag()) {
         (Some(digest), _) => Reference::with_digest(registry, repository, digest.to_string()),
@@ -763,7 +763,7 @@ fn reference(name: &ImageReference, digest: Option<&Digest>) -> Reference {
 }
 
 /// The registry client; registries on this machine are spoken to without TLS, as Docker does it.
-fn client(names: &[ImageReference]) -> anyhow::Result<Client> {
+pub(super) fn client(names: &[ImageReference]) -> anyhow::Result<Client> {
     let local = names
         .iter()
         .map(ImageReference::registry)
@@ -774,6 +774,8 @@ fn client(names: &[ImageReference]) -> anyhow::Result<Client> {
         protocol: ClientProtocol::HttpsExcept(local),
         connect_timeout: Some(CONNECT_WITHIN),
         read_timeout: Some(SILENCE),
+        // One request for each blob, of a length that is told: that is what all registries take.
+        use_monolithic_push: true,
         user_agent: concat!("devenv/", env!("CARGO_PKG_VERSION")),
         ..ClientConfig::default()
     };
@@ -792,14 +794,17 @@ fn is_loopback(host: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-fn login<'a>(logins: &'a HashMap<String, RegistryAuth>, name: &ImageReference) -> &'a RegistryAuth {
+pub(super) fn login<'a>(
+    logins: &'a HashMap<String, RegistryAuth>,
+    name: &ImageReference,
+) -> &'a RegistryAuth {
     logins
         .get(name.registry())
         .unwrap_or(&RegistryAuth::Anonymous)
 }
 
 /// The logins of Docker's config for the registries of these images.
-async fn logins(names: &[ImageReference], step: &Step) -> HashMap<String, RegistryAuth> {
+pub(super) async fn logins(names: &[ImageReference], step: &Step) -> HashMap<String, RegistryAuth> {
     let Some(config) = docker_config() else {
         return HashMap::new();
     };
