@@ -215,7 +215,8 @@ fn is_disk_full(error: &anyhow::Error) -> bool {
         .contains("no space left on device")
 }
 
-const FREE_A_DISK: &str = "`df -h` shows which disk is full; with some of it free run the same command again";
+const FREE_A_DISK: &str =
+    "`df -h` shows which disk is full; with some of it free run the same command again";
 
 const FREE_DOCKERS_DISK: &str = "`docker system df` and `df -h` show what takes the space; with some of it free run the same command again, it goes on";
 
