@@ -1474,16 +1474,47 @@ fn a_killed_up_is_finished_by_the_next(provider: Provider) {
     }
 }
 
+/// The node image goes into Docker from the store, as devenv brings it there.
+pub(crate) fn load_node_image(environment: &str, image: &str) {
+    let there = program("docker")
+        .args(["image", "inspect", image])
+        .output()
+        .unwrap();
+    if there.status.success() {
+        return;
+    }
+    let load = async {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let inputs = devenv::inputs::load(&environment.into(), repository)?;
+        let needed = devenv::images::Needed::by(&inputs)?;
+        let docker = devenv::docker::connect().await?;
+        let store = devenv::store::Store::open(&devenv::paths::Paths::from_process()?.store())?;
+        let sources = devenv::images::sources(&docker, &inputs);
+        let (stop, step) = (
+            devenv::stop::Stop::new(),
+            devenv::event::Events::channel().0.step("node"),
+        );
+        let node = needed.node.unwrap();
+        devenv::store::fill(&store, std::slice::from_ref(&node), sources, &stop, &step).await?;
+        devenv::store::load(&docker, &store, &node, sources, &stop, &step).await
+    };
+    tokio::runtime::Runtime::new()
+        .unwrap()
+        .block_on(load)
+        .unwrap();
+}
+
 #[test]
 #[ignore = "takes a real Docker"]
 fn e2e_a_cluster_of_somebody_else_is_left_alone() {
     for provider in [Provider::Kind, Provider::K3d] {
         let road = Road::small(provider);
         let image = road.node_image();
-        let role = match provider {
-            Provider::Kind => "io.x-k8s.kind.role=control-plane",
-            Provider::K3d => "k3d.role=server",
+        let (environment, role) = match provider {
+            Provider::Kind => ("packages", "io.x-k8s.kind.role=control-plane"),
+            Provider::K3d => ("packages-k3d", "k3d.role=server"),
         };
+        load_node_image(environment, image);
         // As the provider makes them, but without our mark.
         let run = ["run", "--detach", "--name", road.node(), "--label"];
         let rest = ["--label", role, "--entrypoint", "sleep", image, "600"];

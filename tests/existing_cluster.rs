@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::e2e::{output, program};
+use crate::e2e::{load_node_image, output, program};
 
 /// What is called so is this test's.
 const CLUSTER: &str = "devenv-existing-e2e";
@@ -651,40 +651,10 @@ fn names_here() -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// The node image goes into Docker from the store, as devenv brings it there.
-fn load_node_image() {
-    let there = program("docker")
-        .args(["image", "inspect", NODE_IMAGE])
-        .output()
-        .unwrap();
-    if there.status.success() {
-        return;
-    }
-    let load = async {
-        let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let inputs = devenv::inputs::load(&"packages".into(), repository)?;
-        let needed = devenv::images::Needed::by(&inputs)?;
-        let docker = devenv::docker::connect().await?;
-        let store = devenv::store::Store::open(&devenv::paths::Paths::from_process()?.store())?;
-        let sources = devenv::images::sources(&docker, &inputs);
-        let (stop, step) = (
-            devenv::stop::Stop::new(),
-            devenv::event::Events::channel().0.step("node"),
-        );
-        let node = needed.node.unwrap();
-        devenv::store::fill(&store, std::slice::from_ref(&node), sources, &stop, &step).await?;
-        devenv::store::load(&docker, &store, &node, sources, &stop, &step).await
-    };
-    tokio::runtime::Runtime::new()
-        .unwrap()
-        .block_on(load)
-        .unwrap();
-}
-
 #[test]
 #[ignore = "takes a real Docker"]
 fn e2e_existing_cluster_is_afterwards_what_it_was_before() {
-    load_node_image();
+    load_node_image("packages", NODE_IMAGE);
     let cluster = Cluster::make();
     let registry = Registry::start();
     cluster.knows_registry(&registry);

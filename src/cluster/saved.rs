@@ -75,6 +75,9 @@ pub(super) const IDENTITY: &str = "identity.tar";
 const FILES: &str = ".files";
 /// Lists the files of the snapshot that is the working folder; its own bookkeeping aside.
 const LENGTHS: &str = r"find . -type f ! -path ./.files ! -path ./.meta ! -path ./meta.json -exec stat -c '%s %n' {} + | LC_ALL=C sort";
+/// Sets `$copy`. The logs that databases write ahead are files of zeros for the most part, which needn't be written: they become
+/// holes, where the node's `cp` knows how (busybox's doesn't).
+const HOW_TO_COPY: &str = "copy='cp -a --reflink=auto'; if cp --help 2>&1 | grep -q -e --sparse; then copy=\"$copy --sparse=always\"; fi";
 /// So much of the disk must stay free after a snapshot.
 const FREE_MEBIBYTES: u64 = 2048;
 /// What all of an environment's named snapshots may take.
@@ -281,9 +284,9 @@ fn copy_script(places: &Places, name: &str) -> String {
         ..
     } = places;
     format!(
-        "set -e; cd {snapshots}; \
-         if [ -d {volumes} ]; then cp -a --reflink=auto {volumes} .{name}.new/volumes; else mkdir .{name}.new/volumes; fi; \
-         if [ -d {database} ]; then cp -a --reflink=auto {database} .{name}.new/etcd; fi; \
+        "set -e; {HOW_TO_COPY}; cd {snapshots}; \
+         if [ -d {volumes} ]; then $copy {volumes} .{name}.new/volumes; else mkdir .{name}.new/volumes; fi; \
+         if [ -d {database} ]; then $copy {database} .{name}.new/etcd; fi; \
          (cd .{name}.new && {LENGTHS} > {FILES}); du -sm .{name}.new | cut -f1"
     )
 }
@@ -364,11 +367,11 @@ fn restore_script(places: &Places, name: &str) -> String {
     } = places;
     let whole = whole_test();
     format!(
-        "set -e; s={snapshots}/{name}; test -e $s/meta.json; \
+        "set -e; {HOW_TO_COPY}; s={snapshots}/{name}; test -e $s/meta.json; \
          (cd $s && {whole}) || {{ echo \"the snapshot {name} is damaged: some of its files aren't what they were\" >&2; exit 1; }}; \
          rm -rf {database}.devenv {volumes}.devenv; \
-         cp -a --reflink=auto $s/volumes {volumes}.devenv; \
-         if [ -d $s/etcd ]; then cp -a --reflink=auto $s/etcd {database}.devenv; \
+         $copy $s/volumes {volumes}.devenv; \
+         if [ -d $s/etcd ]; then $copy $s/etcd {database}.devenv; \
            rm -rf {database}; mv {database}.devenv {database}; fi; \
          rm -rf {volumes}; mv {volumes}.devenv {volumes}; \
          rm -rf /var/lib/kubelet/pods; mkdir -p /var/lib/kubelet/pods"
