@@ -181,8 +181,15 @@ pub fn explain(error: &anyhow::Error) -> (Exit, Option<String>) {
         .chain()
         .find_map(|cause| cause.downcast_ref::<Failure>())
     else {
-        let hint = is_disk_full(error).then(|| FREE_A_DISK.to_owned());
-        return (Exit::StepFailed, hint);
+        let is_dockers = format!("{error:#}").contains("Docker");
+        let hint = match is_dockers {
+            true => FREE_DOCKERS_DISK,
+            false => FREE_A_DISK,
+        };
+        return (
+            Exit::StepFailed,
+            is_disk_full(error).then(|| hint.to_owned()),
+        );
     };
     match failure {
         Failure::CommandFailed { .. } | Failure::TimedOut { .. } if is_disk_full(error) => {

@@ -102,6 +102,11 @@ impl Paths {
         self.environment(environment).join("file")
     }
 
+    /// What the snapshot was in the file that the cluster begins with, as long as that hasn't come to its end.
+    pub fn beginning(&self, environment: &str) -> PathBuf {
+        self.environment(environment).join("begins-with.json")
+    }
+
     /// The folder of a domain's CA.
     pub fn authority(&self, domain: &str) -> PathBuf {
         self.data.join("ca").join(domain)

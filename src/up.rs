@@ -212,6 +212,7 @@ async fn bring_up_nodes(
         || names_changed;
     let outcome = Outcome::of(inputs, &applied, wired, changed || restarted, proven);
     if outcome.proven.exit != Exit::CheckFailed {
+        travel::is_proven(&context.paths, &inputs.environment)?;
         let made_of = MadeOf::now(inputs, &needed)?;
         // After a restart everything is waited for, and nothing is new by that.
         let is_new = match restarted {
@@ -489,6 +490,9 @@ async fn begin_with(
     let environment = &inputs.environment;
     let is_there = matches!(action, Action::Keep | Action::Start(_));
     if let From::File(file) = from {
+        if is_there && travel::is_begun_with(&context.paths, environment, &file) {
+            return Ok(Beginning::Running);
+        }
         if is_there {
             return Err(travel::refuse_cluster(environment));
         }
@@ -496,6 +500,7 @@ async fn begin_with(
             return Err(travel::refuse_other(&file, &difference));
         }
         kept::purge(docker, environment).await?;
+        travel::begin_with(&context.paths, environment, &file)?;
         context.events.notice(format!(
             "{} starts from the state in {}, saved {}",
             environment.name,

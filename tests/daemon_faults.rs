@@ -138,7 +138,7 @@ fn fault_the_disk_of_docker_fills() {
     assert!(ran.error().contains("a snapshot of "), "{}", ran.error());
     docker.free_again();
     let child = until(&road, &["snapshot", "save", "mine"], "snapshot");
-    docker.fill(0);
+    docker.fill_up();
     let ran = ended(child);
     says("the disk fills while a state is saved", &ran);
     ends_with_a_reason(&ran, "snapshot save");

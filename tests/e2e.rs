@@ -1009,7 +1009,17 @@ fn a_day_with(provider: Provider) {
         )
     );
     assert_eq!(road.containers(), [""; 0]);
+
+    // Killed when the nodes run: the same command goes on.
+    let mut child = road.start(&["up", "--from", &file]);
+    wait_for("the node to run", || {
+        let state = road.try_docker(&["inspect", node, "--format", "{{.State.Status}}"])?;
+        (state.trim() == "running").then_some(())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
     assert_eq!(road.succeed(&["up", "--from", &file]), READY);
+    assert_eq!(road.run(&["up", "--from", &file]).status, 2);
     assert!(!names().contains("/after"), "{}", names());
 
     // For good.

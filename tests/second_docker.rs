@@ -156,6 +156,15 @@ impl SecondDocker {
         });
     }
 
+    /// Takes all space of the disk, to the last page.
+    pub(crate) fn fill_up(&self) {
+        let filler = format!("of={}/filler", self.disk());
+        let mut dd = self.program("dd", Path::new("/"));
+        let ran = dd.args(["if=/dev/zero", &filler, "bs=1M"]).output();
+        let said = String::from_utf8_lossy(&ran.unwrap().stderr).into_owned();
+        assert!(said.contains("No space left on device"), "{said}");
+    }
+
     pub(crate) fn free_again(&self) {
         self.output("rm", &["-f", &format!("{}/filler", self.disk())]);
     }

@@ -24,6 +24,7 @@ use crate::docker::{Docker, Node};
 use crate::environment::{Environment, Provider};
 use crate::error::Failure;
 use crate::event::Step;
+use crate::paths::{self, Paths};
 
 /// The first archive's only entry.
 const TELLS: &str = "devenv-state.json";
@@ -79,6 +80,30 @@ fn frame<R: BufRead>(file: R, into: &mut impl Write) -> anyhow::Result<R> {
     let mut decoder = Decoder::with_buffer(file)?.single_frame();
     io::copy(&mut decoder, into)?;
     Ok(decoder.finish())
+}
+
+/// Remembers what the cluster begins with, until it is proven: see [`is_begun_with`].
+pub fn begin_with(paths: &Paths, environment: &Environment, file: &File) -> anyhow::Result<()> {
+    paths::private_folder(&paths.environment(&environment.id))?;
+    let snapshot = serde_json::to_vec(&file.state.snapshot)?;
+    paths::write_private(&paths.beginning(&environment.id), &snapshot)
+}
+
+/// Whether the cluster that is there was begun with this file by an `up` that never came to its end: the same command goes on.
+pub fn is_begun_with(paths: &Paths, environment: &Environment, file: &File) -> bool {
+    let begun = fs::read(paths.beginning(&environment.id)).ok();
+    begun.and_then(|text| serde_json::from_slice(&text).ok()) == Some(file.state.snapshot.clone())
+}
+
+/// From now on the cluster is what was made of it, and no file's.
+pub fn is_proven(paths: &Paths, environment: &Environment) -> anyhow::Result<()> {
+    let path = paths.beginning(&environment.id);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The error for a cluster that is there already.
