@@ -78,6 +78,10 @@ const LENGTHS: &str = r"find . -type f ! -path ./.files ! -path ./.meta ! -path 
 /// Sets `$copy`. The logs that databases write ahead are files of zeros for the most part, which needn't be written: they become
 /// holes, where the node's `cp` knows how (busybox's doesn't).
 const HOW_TO_COPY: &str = "copy='cp -a --reflink=auto'; if cp --help 2>&1 | grep -q -e --sparse; then copy=\"$copy --sparse=always\"; fi";
+/// On a full disk Docker can't keep what a program in a container says: its exit status has to tell, see [`DISK_FULL`].
+///
+/// [`DISK_FULL`]: crate::docker::beside::DISK_FULL
+const TELL_OF_A_FULL_DISK: &str = "trap 's=$?; if [ $s != 0 ] && [ \"$(df -Pm . | awk \"NR==2 {print \\$4}\")\" -lt 8 ]; then s=28; fi; exit $s' EXIT";
 /// So much of the disk must stay free after a snapshot.
 const FREE_MEBIBYTES: u64 = 2048;
 /// What all of an environment's named snapshots may take.
@@ -284,7 +288,7 @@ fn copy_script(places: &Places, name: &str) -> String {
         ..
     } = places;
     format!(
-        "set -e; {HOW_TO_COPY}; cd {snapshots}; \
+        "set -e; {TELL_OF_A_FULL_DISK}; {HOW_TO_COPY}; cd {snapshots}; \
          if [ -d {volumes} ]; then $copy {volumes} .{name}.new/volumes; else mkdir .{name}.new/volumes; fi; \
          if [ -d {database} ]; then $copy {database} .{name}.new/etcd; fi; \
          (cd .{name}.new && {LENGTHS} > {FILES}); du -sm .{name}.new | cut -f1"
@@ -367,7 +371,7 @@ fn restore_script(places: &Places, name: &str) -> String {
     } = places;
     let whole = whole_test();
     format!(
-        "set -e; {HOW_TO_COPY}; s={snapshots}/{name}; test -e $s/meta.json; \
+        "set -e; {TELL_OF_A_FULL_DISK}; {HOW_TO_COPY}; cd {snapshots}; s={snapshots}/{name}; test -e $s/meta.json; \
          (cd $s && {whole}) || {{ echo \"the snapshot {name} is damaged: some of its files aren't what they were\" >&2; exit 1; }}; \
          rm -rf {database}.devenv {volumes}.devenv; \
          $copy $s/volumes {volumes}.devenv; \

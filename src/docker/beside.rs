@@ -10,6 +10,9 @@ use futures::StreamExt as _;
 use super::{Docker, Node, State, status};
 use crate::error::Failure;
 
+/// The exit status of a script that met a full disk, after the number that Linux has for it.
+pub const DISK_FULL: i64 = 28;
+
 /// A script to run on a node's volumes.
 #[derive(Debug, Clone)]
 pub struct Beside<'a> {
@@ -76,7 +79,10 @@ impl Docker {
             .state
             .and_then(|state| state.exit_code)
             .unwrap_or(-1);
-        let (stdout, stderr) = self.said(name).await?;
+        let (stdout, mut stderr) = self.said(name).await?;
+        if code == DISK_FULL && stderr.is_empty() {
+            stderr = "no space left on device, not even for what was said of it".to_owned();
+        }
         if code != 0 {
             return Err(Failure::CommandFailed {
                 command: format!("docker start --attach {name}"),
