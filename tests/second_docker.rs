@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -112,16 +113,23 @@ impl SecondDocker {
             .spawn()
             .unwrap();
         self.daemon = Some(daemon);
-        let log = self.path("log");
-        wait_for(
-            &format!("the second dockerd, see {}", log.display()),
-            || {
-                let mut ask = self.program("docker", Path::new("/"));
-                let answer = ask.args(["version", "--format", "{{.Server.Version}}"]);
-                let answers = answer.output().unwrap().status.success();
-                answers.then_some(())
-            },
-        );
+        // One that was killed is restored first: its containers are ended, each with ten seconds of grace.
+        let began = Instant::now();
+        loop {
+            let mut ask = self.program("docker", Path::new("/"));
+            let answer = ask.args(["version", "--format", "{{.Server.Version}}"]);
+            if answer.output().unwrap().status.success() {
+                return;
+            }
+            if began.elapsed() > Duration::from_secs(240) {
+                let log = fs::read_to_string(self.path("log")).unwrap();
+                let last = log.lines().rev().take(30).collect::<Vec<_>>().join("\n");
+                panic!(
+                    "the second dockerd doesn't answer; its last words, the latest first:\n{last}"
+                );
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// The process of the daemon.
