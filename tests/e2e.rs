@@ -1318,7 +1318,7 @@ fn trouble_is_explained_and_mended(provider: Provider) {
             "          resources: {requests: {cpu: \"64\"}}\n          ports:\n",
         ),
     );
-    let ran = road.run(&["sync", "--timeout", "20s"]);
+    let ran = road.run(&["sync", "--timeout", "60s"]);
     assert_eq!(ran.status, 1, "{}", ran.stderr);
     let error = ran.error();
     assert!(error.contains("Insufficient cpu"), "{error}");
