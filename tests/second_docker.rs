@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::e2e::{printed, program};
-use crate::harness::wait_for;
+use crate::harness::{is_alive, wait_for};
 
 /// Of the disk, which is a part of this machine's memory.
 const GIBIBYTES: u64 = 8;
@@ -92,8 +92,16 @@ impl SecondDocker {
     }
 
     pub(crate) fn start_daemon(&mut self) {
-        // A killed one leaves its number, which may be another process's by now.
+        // A killed one leaves its number, which may be another process's by now; and its containerd, which ends with it, a bit
+        // later: a new dockerd takes that for its own, and gives up.
         let _ = fs::remove_file(self.path("docker.pid"));
+        let containerd = self.path("run/containerd/containerd.pid");
+        if let Ok(pid) = fs::read_to_string(&containerd) {
+            wait_for("the killed dockerd's containerd to end", || {
+                (!is_alive(&pid)).then_some(())
+            });
+            fs::remove_file(&containerd).unwrap();
+        }
         let log = fs::File::options()
             .create(true)
             .append(true)
