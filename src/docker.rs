@@ -530,6 +530,13 @@ async fn reach_tcp(host: &str) -> anyhow::Result<()> {
     .into())
 }
 
+/// Whether this error is an answer of Docker's, or one that it owes.
+pub fn answered(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.is::<bollard::errors::Error>())
+}
+
 impl Docker {
     /// The daemon's address, as a person would write it.
     pub fn address(&self) -> &str {

@@ -7,6 +7,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::docker;
+
 /// The exit codes of devenv, as the README lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -181,15 +183,13 @@ pub fn explain(error: &anyhow::Error) -> (Exit, Option<String>) {
         .chain()
         .find_map(|cause| cause.downcast_ref::<Failure>())
     else {
-        let is_dockers = format!("{error:#}").contains("Docker");
-        let hint = match is_dockers {
-            true => FREE_DOCKERS_DISK,
-            false => FREE_A_DISK,
+        let hint = match (docker::answered(error), is_disk_full(error)) {
+            (true, true) => Some(FREE_DOCKERS_DISK),
+            (false, true) => Some(FREE_A_DISK),
+            (true, false) => Some(ASK_DOCKER),
+            (false, false) => None,
         };
-        return (
-            Exit::StepFailed,
-            is_disk_full(error).then(|| hint.to_owned()),
-        );
+        return (Exit::StepFailed, hint.map(str::to_owned));
     };
     match failure {
         Failure::CommandFailed { .. } | Failure::TimedOut { .. } if is_disk_full(error) => {
@@ -221,6 +221,8 @@ fn is_disk_full(error: &anyhow::Error) -> bool {
         .to_lowercase()
         .contains("no space left on device")
 }
+
+const ASK_DOCKER: &str = "`docker info` shows whether Docker answers; when it does, run the same command again, it goes on";
 
 const FREE_A_DISK: &str =
     "`df -h` shows which disk is full; with some of it free run the same command again";
