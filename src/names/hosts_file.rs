@@ -424,6 +424,14 @@ fn write_over(file: &File, old: &[u8], new: &[u8]) -> io::Result<()> {
     }
     let (mut moved, mut to) = (old.len() as u64, new.len() as u64);
     loop {
+        // Nothing can look at a file and cut it in one step. What helps: not to be put aside in between, just when our time is
+        // up; and to wait for whoever is in the middle of adding something, which a write does and a look doesn't.
+        std::thread::yield_now();
+        if let Some(before) = to.checked_sub(1) {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, before)?;
+            file.write_all_at(&byte, before)?;
+        }
         let added = file.metadata()?.len().saturating_sub(moved);
         if added == 0 {
             return file.set_len(to);
