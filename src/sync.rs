@@ -12,7 +12,7 @@ use crate::docker::Docker;
 use crate::error::{Exit, Failure, explain};
 use crate::event::Step;
 use crate::gitops::provide::{Provisions, provide};
-use crate::gitops::settle::{Arrived, applications, settle};
+use crate::gitops::settle::{Arrived, applications};
 use crate::gitops::waves::short;
 use crate::images::{self, Needed};
 use crate::inputs::{self, Inputs};
@@ -168,7 +168,7 @@ async fn once(context: &Context, inputs: &Inputs, prune: bool) -> anyhow::Result
             None => None,
         },
     };
-    let settled = settle(context, &client, &goal, arrived, &step);
+    let settled = up::settle_with_git(context, &client, inputs, &goal, arrived, &step);
     let waited = provide(context, &client, &provisions, settled).await?;
     let total = goal.bundles.len();
     match waited {

@@ -713,7 +713,7 @@ pub async fn set_up_gitops(
         restart::wait_for_pods(context, client, &namespaces, since, &step).await?;
     }
     let all_ready = async {
-        let settled = settle(context, client, &goal, arrivals, &step);
+        let settled = settle_with_git(context, client, inputs, &goal, arrivals, &step);
         let (waited, ()) = tokio::try_join!(settled, wait_for_workloads(context, client, &step))?;
         anyhow::Ok(waited)
     };
@@ -728,6 +728,22 @@ pub async fn set_up_gitops(
         revision,
         authority,
     })
+}
+
+/// [`settle`], with the cluster's git kept as it was pushed.
+pub async fn settle_with_git(
+    context: &Context,
+    client: &Client,
+    inputs: &Inputs,
+    goal: &Goal,
+    arrived: watch::Receiver<Arrived>,
+    step: &Step,
+) -> anyhow::Result<usize> {
+    let repository = context.paths.git(&inputs.environment.id);
+    tokio::select! {
+        settled = settle(context, client, goal, arrived, step) => settled,
+        never = source::keep_filled(client, &repository, step, &context.stop) => match never {},
+    }
 }
 
 /// When the last of the nodes was started.

@@ -38,6 +38,8 @@ const IMAGE_NOT_PULLED: Duration = Duration::from_secs(60);
 /// How long a rendering must have failed: the repo-server may only just have started.
 const NOT_RENDERED: Duration = Duration::from_secs(12);
 
+/// The same where it is the git that can't be read: its pod may have been replaced, and be filled again by now.
+const NOT_READ: Duration = Duration::from_secs(60);
 /// How long the ApplicationSet must have complained of one thing: at its start it complains of a git that isn't up yet.
 const NOT_MADE: Duration = Duration::from_secs(60);
 
@@ -464,6 +466,14 @@ async fn application_set_complaint(client: &Client) -> Option<String> {
     Some(waves::one_line(text(error, "/message")))
 }
 
+/// How long a rendering must have failed with these words.
+fn patience(message: &str) -> Duration {
+    match message.contains("failed to list refs") {
+        true => NOT_READ,
+        false => NOT_RENDERED,
+    }
+}
+
 /// Whether two looks saw one trouble: the same container with the same cause, however often it has restarted since.
 fn same(before: &Seen, now: &Seen) -> bool {
     match (before, now) {
@@ -519,7 +529,7 @@ fn hopeless(
                 Seen::NotMade(message) if lasted >= NOT_MADE => {
                     format!("the ApplicationSet can't make it: {message}")
                 }
-                Seen::NotRendered(message) if lasted >= NOT_RENDERED => {
+                Seen::NotRendered(message) if lasted >= patience(message) => {
                     format!(
                         "Argo CD can't render its manifests: {}",
                         waves::rendering_error(message)

@@ -3,11 +3,14 @@
 //! Two daemons share one folder: the one that Argo CD reads from takes no pushes, and the one that takes pushes listens
 //! on the pod's own loopback only, so that it is reached by port-forward (with the rights to do so) or not at all.
 
+use std::convert::Infallible;
+use std::path::Path;
+use std::time::Duration;
+
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use std::path::Path;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpListener;
 
@@ -25,6 +28,8 @@ pub const ADDRESS: &str = "git://git-source.argocd.svc/bundles.git";
 pub const BRANCH: &str = "main";
 /// Where the daemon that takes pushes listens, on the pod's loopback.
 const PUSH_PORT: u16 = 9419;
+/// How often [`keep_filled`] looks.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// The Deployment, its Service, and who may reach it.
 pub fn manifests(image: &str) -> Vec<Value> {
@@ -127,6 +132,28 @@ pub async fn ready_pod(client: &Client) -> anyhow::Result<Result<String, String>
                 super::explain::pod(pod).unwrap_or_else(|| format!("{NAME}: its pod is starting"))
             }
         }))
+}
+
+/// Pushes again whenever another pod has taken the place of the git source's: it begins empty, and whoever waits for what was
+/// pushed would wait for ever. Goes on until it is dropped.
+pub async fn keep_filled(
+    client: &Client,
+    repository: &Path,
+    step: &Step,
+    stop: &Stop,
+) -> Infallible {
+    let ready = async || ready_pod(client).await.ok().and_then(Result::ok);
+    let mut filled = ready().await;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let Some(pod) = ready().await.filter(|pod| filled.as_ref() != Some(pod)) else {
+            continue;
+        };
+        // One that can't be reached yet is tried again.
+        if push(client, &pod, repository, step, stop).await.is_ok() {
+            filled = Some(pod);
+        }
+    }
 }
 
 /// Pushes the branch of a bare repository on this machine into the cluster's, through a port-forward that lives as long
