@@ -92,7 +92,8 @@ pub enum Keep {
 }
 
 /// Removes the cluster, or what was put into one that stays, and devenv's own files of it; says whether there was anything. What
-/// the cache holds (the store, built programs) belongs to all environments and stays. `within` is the step that this is a part of, if it is one.
+/// the cache holds (the store, built programs) belongs to all environments and stays. `within` is the step that this is a part
+/// of, if it is one.
 pub async fn remove(
     context: &Context,
     environment: &Environment,

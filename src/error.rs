@@ -215,7 +215,7 @@ pub fn explain(error: &anyhow::Error) -> (Exit, Option<String>) {
     }
 }
 
-/// Whoever met it first, the remedy is the same. Docker, kind and programs in nodes tell it in words only.
+/// Docker, kind and programs in nodes tell it in words only.
 fn is_disk_full(error: &anyhow::Error) -> bool {
     format!("{error:#}")
         .to_lowercase()
