@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::docker;
+use crate::{docker, kube};
 
 /// The exit codes of devenv, as the README lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,6 +187,7 @@ pub fn explain(error: &anyhow::Error) -> (Exit, Option<String>) {
             (true, true) => Some(FREE_DOCKERS_DISK),
             (false, true) => Some(FREE_A_DISK),
             (true, false) => Some(ASK_DOCKER),
+            (false, false) if kube::is_silent(error) => Some(ASK_CLUSTER),
             (false, false) => None,
         };
         return (Exit::StepFailed, hint.map(str::to_owned));
@@ -223,6 +224,8 @@ fn is_disk_full(error: &anyhow::Error) -> bool {
 }
 
 const ASK_DOCKER: &str = "`docker info` shows whether Docker answers; when it does, run the same command again, it goes on";
+
+const ASK_CLUSTER: &str = "`devenv status` shows whether the cluster answers; run the same command again, it repairs what it can and goes on";
 
 const FREE_A_DISK: &str =
     "`df -h` shows which disk is full; with some of it free run the same command again";

@@ -77,6 +77,16 @@ fn is_away(error: &kube::Error) -> bool {
     }
 }
 
+/// Whether it failed because no API server answered, or only to say that it can't answer now.
+pub fn is_silent(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref().is_some_and(is_away)
+            || cause
+                .downcast_ref::<Refused>()
+                .is_some_and(|refused| refused.code == 503)
+    })
+}
+
 /// A client for the cluster of this kubeconfig.
 pub async fn client(kubeconfig: &str) -> anyhow::Result<Client> {
     Client::try_from(config(kubeconfig).await?)

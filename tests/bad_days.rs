@@ -64,7 +64,7 @@ echo "Ensuring node image" >&2
 echo "ERROR: failed to create cluster: failed to init node with kubeadm" >&2
 exit 1"#;
 
-const ENVIRONMENT: &str = "\
+pub(crate) const ENVIRONMENT: &str = "\
 provider: kind
 config: kind.yaml
 images: packages
@@ -82,6 +82,13 @@ nodes:
       - {listenAddress: 127.0.0.1, hostPort: HTTP, containerPort: 80}
       - {listenAddress: 127.0.0.1, hostPort: HTTPS, containerPort: 443}
 ";
+
+/// A config of kind's with one node, which publishes these ports of the machine as 80 and 443.
+pub(crate) fn kind_config(http: u16, https: u16) -> String {
+    KIND_CONFIG
+        .replace("HTTPS", &https.to_string())
+        .replace("HTTP", &http.to_string())
+}
 
 /// A small project: one node, one bundle without images, everything built.
 pub(crate) fn project() -> Test {
@@ -111,12 +118,7 @@ impl Project for Test {
 
     /// The node publishes these ports of the machine as 80 and 443.
     fn publishing(self, http: u16, https: u16) -> Self {
-        self.file(
-            "cluster-configs/kind.yaml",
-            &KIND_CONFIG
-                .replace("HTTPS", &https.to_string())
-                .replace("HTTP", &http.to_string()),
-        )
+        self.file("cluster-configs/kind.yaml", &kind_config(http, https))
     }
 
     /// By which the environment's nodes are marked.
@@ -470,9 +472,7 @@ fn images_go_into_every_node_at_once() {
         touch "$ENGINE/devenv-dev-control-plane" "$ENGINE/devenv-dev-worker"
         exec sleep 60"#;
     let engine = Engine::start();
-    let config = KIND_CONFIG
-        .replace("HTTPS", &free_port().to_string())
-        .replace("HTTP", &free_port().to_string());
+    let config = kind_config(free_port(), free_port());
     let test = project().docker(&engine).fake("kind", KIND).file(
         "cluster-configs/kind.yaml",
         &(config + "  - role: worker\n"),

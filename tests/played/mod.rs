@@ -22,7 +22,7 @@ use nix::unistd::Pid;
 
 use serde_json::{Value, json};
 
-use crate::bad_days::BUILD;
+use crate::bad_days::{BUILD, ENVIRONMENT, kind_config};
 use crate::harness::{Running, Test};
 use docker::{Docker, State};
 pub(crate) use store::Key;
@@ -54,25 +54,6 @@ for part in node init join storage; do
     }
     sleep 0.03
 done"#;
-
-const ENVIRONMENT: &str = "\
-provider: kind
-config: NAME-kind.yaml
-images: packages
-node-image: test.devenv.test/node:1
-addresses:
-  https://raw.githubusercontent.com/argoproj/argo-cd/v3.2.11/manifests/install.yaml: https://test.devenv.test/install.yaml
-";
-
-const KIND_CONFIG: &str = "\
-kind: Cluster
-apiVersion: kind.x-k8s.io/v1alpha4
-nodes:
-  - role: control-plane
-    extraPortMappings:
-      - {listenAddress: 127.0.0.1, hostPort: HTTP, containerPort: 80}
-      - {listenAddress: 127.0.0.1, hostPort: TLS, containerPort: 443}
-";
 
 const SERVED: &str = "\
 apiVersion: apiextensions.k8s.io/v1
@@ -292,13 +273,11 @@ impl World {
 
     /// Another environment of the project, at ports of its own.
     pub(crate) fn environment(&self, name: &str) {
-        let config = KIND_CONFIG
-            .replace("HTTP", &port().to_string())
-            .replace("TLS", &port().to_string());
+        let config = kind_config(port(), port());
         let test = self.test.clone();
         test.file(
             &format!("cluster-configs/{name}.yaml"),
-            &ENVIRONMENT.replace("NAME", name),
+            &ENVIRONMENT.replace("kind.yaml", &format!("{name}-kind.yaml")),
         )
         .file(&format!("cluster-configs/{name}-kind.yaml"), &config);
     }
