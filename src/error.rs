@@ -225,7 +225,7 @@ fn is_disk_full(error: &anyhow::Error) -> bool {
 
 const ASK_DOCKER: &str = "`docker info` shows whether Docker answers; when it does, run the same command again, it goes on";
 
-const ASK_CLUSTER: &str = "`devenv status` shows whether the cluster answers; run the same command again, it repairs what it can and goes on";
+const ASK_CLUSTER: &str = "`devenv status` shows whether the cluster answers; when it does, run the same command again, it goes on";
 
 const FREE_A_DISK: &str =
     "`df -h` shows which disk is full; with some of it free run the same command again";

@@ -69,21 +69,24 @@ pub async fn answered<T>(ask: impl AsyncFn() -> kube::Result<T>) -> kube::Result
 /// Whether it was no answer of the API server's, or one that says that its etcd is away.
 fn is_away(error: &kube::Error) -> bool {
     match error {
-        kube::Error::Api(status) => {
-            status.code == 503 || status.code >= 500 && status.message.contains("etcd")
-        }
+        kube::Error::Api(status) => cannot_answer(status.code, &status.message),
         kube::Error::Service(_) | kube::Error::HyperError(_) => true,
         _ => false,
     }
 }
 
-/// Whether it failed because no API server answered, or only to say that it can't answer now.
+/// Whether a refusal only says that there is no answer now.
+fn cannot_answer(code: u16, message: &str) -> bool {
+    code == 503 || code >= 500 && message.contains("etcd")
+}
+
+/// The same as [`is_away`], of an error that was made [`plain`] and has a context.
 pub fn is_silent(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref().is_some_and(is_away)
             || cause
                 .downcast_ref::<Refused>()
-                .is_some_and(|refused| refused.code == 503)
+                .is_some_and(|refused| cannot_answer(refused.code, &refused.message))
     })
 }
 
@@ -409,7 +412,30 @@ fn is_empty(value: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::explain;
     use serde_json::json;
+
+    #[test]
+    fn only_of_a_silent_cluster_it_is_told_how_to_ask_whether_it_answers() {
+        let refused = |code, message: &str| Refused {
+            code,
+            message: message.to_owned(),
+        };
+        let nobody = kube::Error::Service("deadline has elapsed".into());
+        let silent = [
+            anyhow::Error::new(nobody),
+            refused(503, "the server is shutting down").into(),
+            refused(500, "etcdserver: leader changed").into(),
+        ];
+        for error in silent {
+            let (_, hint) = explain(&error.context("list services"));
+            assert!(hint.unwrap().starts_with("`devenv status`"));
+        }
+        for said in [refused(403, "forbidden"), refused(500, "no such thing")] {
+            let error = anyhow::Error::new(said).context("list services");
+            assert_eq!(explain(&error).1, None);
+        }
+    }
 
     #[test]
     fn defaults_added_by_the_server_are_no_difference() {
