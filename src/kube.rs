@@ -80,7 +80,7 @@ fn cannot_answer(code: u16, message: &str) -> bool {
     code == 503 || code >= 500 && message.contains("etcd")
 }
 
-/// The same as [`is_away`], of an error that was made [`plain`] and has a context.
+/// Whether it failed because no API server answered, or only to say that it can't answer now; whatever was being done by then.
 pub fn is_silent(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref().is_some_and(is_away)
